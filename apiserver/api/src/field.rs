@@ -1,0 +1,155 @@
+//! Field errors: what is wrong with an object, each with the path of the field.
+//!
+//! The texts are what Kubernetes' API machinery prints, because people and tools match on them.
+
+use std::fmt;
+
+/// A path into an object: `spec.containers[0].name`, `metadata.labels[a/b]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Path(String);
+
+impl Path {
+    pub fn new(root: &str) -> Self {
+        Self(root.to_owned())
+    }
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+    }
+    #[must_use]
+    pub fn index(&self, i: usize) -> Self {
+        Self(format!("{}[{i}]", self.0))
+    }
+    #[must_use]
+    pub fn key(&self, key: &str) -> Self {
+        Self(format!("{}[{key}]", self.0))
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "<nil>" } else { &self.0 })
+    }
+}
+
+/// The sort of a field error; `reason()` is the string of `Status.details.causes[].reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    Required,
+    Invalid,
+    NotSupported,
+    NotFound,
+    Duplicate,
+    Forbidden,
+    TooLong,
+    TooMany,
+    TypeInvalid,
+    InternalError,
+}
+
+impl Type {
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Required => "FieldValueRequired",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::NotFound => "FieldValueNotFound",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
+            Self::InternalError => "InternalError",
+        }
+    }
+}
+
+/// One thing wrong with one field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    pub kind: Type,
+    pub path: String,
+    /// The offending value as Kubernetes prints it (strings quoted), where the sort shows one.
+    pub bad_value: Option<String>,
+    pub detail: String,
+}
+
+impl Error {
+    /// The message without the path: what `causes[].message` holds.
+    pub fn body(&self) -> String {
+        let head = match self.kind {
+            Type::Required => "Required value",
+            Type::Invalid => "Invalid value",
+            Type::NotSupported => "Unsupported value",
+            Type::NotFound => "Not found",
+            Type::Duplicate => "Duplicate value",
+            Type::Forbidden => "Forbidden",
+            Type::TooLong => "Too long",
+            Type::TooMany => "Too many",
+            Type::TypeInvalid => "Invalid value",
+            Type::InternalError => "Internal error",
+        };
+        let mut text = head.to_owned();
+        if let Some(v) = &self.bad_value {
+            text.push_str(": ");
+            text.push_str(v);
+        }
+        if !self.detail.is_empty() {
+            text.push_str(": ");
+            text.push_str(&self.detail);
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.body())
+    }
+}
+
+/// All that is wrong with an object: validation never stops at the first fault.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Errors(pub Vec<Error>);
+
+impl Errors {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    pub fn extend(&mut self, other: Errors) {
+        self.0.extend(other.0);
+    }
+    fn push(&mut self, kind: Type, path: &Path, bad_value: Option<String>, detail: impl Into<String>) {
+        self.0.push(Error { kind, path: path.to_string(), bad_value, detail: detail.into() });
+    }
+    pub fn required(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(Type::Required, path, None, detail);
+    }
+    /// `value` is shown as Kubernetes shows it: strings in quotes, anything else as JSON.
+    pub fn invalid(&mut self, path: &Path, value: impl serde::Serialize, detail: impl Into<String>) {
+        self.push(Type::Invalid, path, Some(show(&value)), detail);
+    }
+    pub fn not_supported(&mut self, path: &Path, value: &str, supported: &[&str]) {
+        let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+        self.push(Type::NotSupported, path, Some(format!("{value:?}")), format!("supported values: {list}"));
+    }
+    pub fn not_found(&mut self, path: &Path, value: impl serde::Serialize) {
+        self.push(Type::NotFound, path, Some(show(&value)), "");
+    }
+    pub fn duplicate(&mut self, path: &Path, value: impl serde::Serialize) {
+        self.push(Type::Duplicate, path, Some(show(&value)), "");
+    }
+    pub fn forbidden(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(Type::Forbidden, path, None, detail);
+    }
+    pub fn too_long(&mut self, path: &Path, max_bytes: usize) {
+        self.push(Type::TooLong, path, None, format!("may not be more than {max_bytes} bytes"));
+    }
+    pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
+        self.push(Type::TooMany, path, Some(actual.to_string()), format!("must have at most {max} items"));
+    }
+}
+
+fn show(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "<unprintable>".to_owned())
+}

@@ -1,0 +1,13 @@
+//! Kubernetes' vocabulary and rules, pure: no I/O, no async, no clock of its own.
+//!
+//! Every other crate of the workspace may import this one; it imports none of them.
+
+pub mod clock;
+pub mod conditions;
+pub mod field;
+pub mod names;
+pub mod owner;
+pub mod pod;
+pub mod quantity;
+pub mod resource;
+pub mod selector;

@@ -1,0 +1,134 @@
+//! What can go wrong with a request, and how a client is told: the one place that names HTTP status codes.
+
+use api::field;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+pub type Result<T> = std::result::Result<T, ApiError>;
+
+/// Why a request was not carried out. Messages are Kubernetes' own: tools match on them.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// `pods "x" not found`; `resource` is qualified (`statefulsets.apps`).
+    #[error("{resource} {name:?} not found")]
+    NotFound { group: String, resource: String, name: String },
+    /// The path names nothing we serve.
+    #[error("the server could not find the requested resource")]
+    NoSuchPath,
+    #[error("{resource} {name:?} already exists")]
+    AlreadyExists { group: String, resource: String, name: String },
+    #[error("Operation cannot be fulfilled on {resource} {name:?}: {detail}")]
+    Conflict { group: String, resource: String, name: String, detail: String },
+    #[error("{}", invalid_message(kind, name, errors))]
+    Invalid { group: String, kind: String, name: String, errors: field::Errors },
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("Unauthorized")]
+    Unauthorized,
+    #[error("{resource} {name:?} is forbidden: {detail}")]
+    Forbidden { group: String, resource: String, name: String, detail: String },
+    #[error("{0}")]
+    MethodNotAllowed(String),
+    #[error("{0}")]
+    NotAcceptable(String),
+    #[error("{0}")]
+    UnsupportedMediaType(String),
+    #[error("{0}")]
+    TooLarge(String),
+    /// Too old a resourceVersion or continue token; `fresh` is a token to go on with at a new revision.
+    #[error("{message}")]
+    Expired { message: String, fresh: Option<String> },
+    #[error("{message}")]
+    TooManyRequests { message: String, retry_after: u32 },
+    #[error("{0}")]
+    NotImplemented(String),
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("{0}")]
+    Timeout(String),
+    /// A pod, service or kubelet behind the API server did not answer.
+    #[error("{0}")]
+    BadGateway(String),
+    /// Not the client's fault. The text goes to the log; the client reads "internal error".
+    #[error("Internal error occurred: {0}")]
+    Internal(String),
+}
+
+fn invalid_message(kind: &str, name: &str, errors: &field::Errors) -> String {
+    let name = if name.is_empty() { "<unknown>" } else { name };
+    let list: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+    match list.as_slice() {
+        [one] => format!("{kind} {name:?} is invalid: {one}"),
+        many => format!("{kind} {name:?} is invalid: [{}]", many.join(", ")),
+    }
+}
+
+impl ApiError {
+    pub fn code(&self) -> StatusCode {
+        self.parts().0
+    }
+
+    /// The `reason` of the Status: what client libraries branch on.
+    pub fn reason(&self) -> &'static str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::NotFound { .. } | Self::NoSuchPath => (StatusCode::NOT_FOUND, "NotFound"),
+            Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
+            Self::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),
+            Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
+            Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
+            Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+            Self::NotAcceptable(_) => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
+            Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
+            Self::Expired { .. } => (StatusCode::GONE, "Expired"),
+            Self::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+            Self::NotImplemented(_) => (StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
+            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+            Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
+            Self::BadGateway(_) => (StatusCode::BAD_GATEWAY, "BadGateway"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+        }
+    }
+
+    /// The `Status` object that is the body of the answer.
+    pub fn status(&self) -> Value {
+        let (code, reason) = self.parts();
+        let mut details = json!({});
+        match self {
+            Self::NotFound { group, resource, name }
+            | Self::AlreadyExists { group, resource, name }
+            | Self::Conflict { group, resource, name, .. }
+            | Self::Forbidden { group, resource, name, .. } => {
+                let plural = resource.split('.').next().unwrap_or(resource);
+                details = json!({"name": name, "group": group, "kind": plural});
+            }
+            Self::Invalid { group, kind, name, errors } => {
+                let causes: Vec<Value> = errors
+                    .0
+                    .iter()
+                    .map(|e| json!({"reason": e.kind.reason(), "message": e.body(), "field": e.path}))
+                    .collect();
+                details = json!({"name": name, "group": group, "kind": kind, "causes": causes});
+            }
+            Self::TooManyRequests { retry_after, .. } => details = json!({"retryAfterSeconds": retry_after}),
+            _ => {}
+        }
+        if let Some(map) = details.as_object_mut() {
+            map.retain(|_, v| v.as_str() != Some(""));
+        }
+        let mut metadata = json!({});
+        if let Self::Expired { fresh: Some(token), .. } = self {
+            metadata = json!({"continue": token});
+        }
+        json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
+            "message": self.to_string(), "reason": reason, "details": details, "code": code.as_u16(),
+        })
+    }
+}

@@ -1,0 +1,179 @@
+//! What the generic path asks of a kind, and the one table of kinds.
+//!
+//! A kind answers questions about its objects and does nothing: no I/O, no clock, no knowledge of HTTP. Discovery, routes,
+//! tables, OpenAPI and the tests iterate over [`all`]. Adding a kind is one file here and one line there.
+
+use api::{field, resource::Resource};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::any::Any;
+
+/// An object of any kind, decoded once at the door and passed along typed.
+pub trait AnyObject: Any + Send + Sync {
+    fn meta(&self) -> &ObjectMeta;
+    fn meta_mut(&mut self) -> &mut ObjectMeta;
+    fn as_any(&self) -> &dyn Any;
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+    fn clone_box(&self) -> Box<dyn AnyObject>;
+    fn to_value(&self) -> Value;
+    /// The JSON form, with `kind` and `apiVersion`.
+    fn to_json(&self) -> Vec<u8>;
+}
+
+/// Typed body plus what strict decoding has to say about it.
+pub struct Decoded {
+    pub object: Box<dyn AnyObject>,
+    /// Paths of fields the kind does not know: `spec.replicaz`, `spec.containers[0].imagePulPolicy`.
+    pub unknown: Vec<String>,
+}
+
+/// One column of the server-drawn table.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    pub name: &'static str,
+    /// OpenAPI type: `string`, `integer`, `date`.
+    pub kind: &'static str,
+    /// `name` for the name column, else empty.
+    pub format: &'static str,
+    /// 0 is always shown, 1 only with `-o wide`.
+    pub priority: i32,
+    pub description: &'static str,
+}
+
+impl Column {
+    pub const fn new(name: &'static str, kind: &'static str, priority: i32, description: &'static str) -> Self {
+        Self { name, kind, format: "", priority, description }
+    }
+    pub const fn name() -> Self {
+        Self { name: "Name", kind: "string", format: "name", priority: 0, description: "Name of the object" }
+    }
+    pub const fn age() -> Self {
+        Self { name: "Age", kind: "string", format: "", priority: 0, description: "Time since creation" }
+    }
+}
+
+/// What a delete without finalizers does to the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// Removed at once.
+    Immediate,
+    /// Marked, with this many seconds of grace; whoever runs it removes it with grace 0.
+    Graceful { seconds: i64 },
+}
+
+/// Subresources a kind may have. Connect subresources (log, exec, …) belong to pods, nodes and services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subresource {
+    Status,
+    Scale,
+    Binding,
+    Eviction,
+    EphemeralContainers,
+    Resize,
+    Finalize,
+    Token,
+    Log,
+    Exec,
+    Attach,
+    PortForward,
+    Proxy,
+}
+
+/// The rules of one kind, typed. Everything has a default that suits a plain kind (ConfigMap is forty lines).
+pub trait Kind: Send + Sync + 'static {
+    type Object: k8s_openapi::Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
+
+    const PLURAL: &'static str;
+    const SINGULAR: &'static str;
+    const NAMESPACED: bool = true;
+    const SHORT_NAMES: &'static [&'static str] = &[];
+    const CATEGORIES: &'static [&'static str] = &[];
+    const SUBRESOURCES: &'static [Subresource] = &[];
+    /// JSON names of the top-level fields that `/status` owns and the main endpoint does not.
+    /// Empty: no status split.
+    const COLUMNS: &'static [Column] = &[Column::name(), Column::age()];
+
+    /// Why a name is not allowed; empty is fine. Default: DNS subdomain.
+    fn check_name(name: &str) -> Vec<String> {
+        api::names::dns_subdomain(name)
+    }
+    /// Fills in what Kubernetes fills in. Runs on create, update and on every patched result, before validation.
+    fn default(_object: &mut Self::Object) {}
+    /// Before a create is validated: drop what a client may not set (status), set first values (phase).
+    fn prepare_create(_object: &mut Self::Object) {}
+    /// Before an update is validated: restore what this endpoint may not change (status), carry over allocated fields.
+    fn prepare_update(_new: &mut Self::Object, _old: &Self::Object) {}
+    /// Before a `/status` update is validated: restore everything but status (metadata: labels, annotations and
+    /// finalizers, owner references stay as the generic path decides).
+    fn prepare_status_update(_new: &mut Self::Object, _old: &Self::Object) {}
+    fn validate(_object: &Self::Object) -> field::Errors {
+        field::Errors::default()
+    }
+    fn validate_update(_new: &Self::Object, _old: &Self::Object) -> field::Errors {
+        field::Errors::default()
+    }
+    fn validate_status_update(_new: &Self::Object, _old: &Self::Object) -> field::Errors {
+        field::Errors::default()
+    }
+    /// Texts for `Warning:` headers.
+    fn warnings(_object: &Self::Object) -> Vec<String> {
+        Vec::new()
+    }
+    /// Whether this kind counts `metadata.generation`, and whether the change from old to new raises it.
+    fn generation_changed(_new: &Self::Object, _old: &Self::Object) -> Option<bool> {
+        None
+    }
+    /// Cells of one row, in the order of `COLUMNS`. `now` is for ages.
+    fn row(object: &Self::Object, now: jiff::Timestamp) -> Vec<Value>;
+    /// Fields a field selector may name besides `metadata.name` and `metadata.namespace`.
+    fn selectable_fields(_object: &Self::Object) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+    /// The names `selectable_fields` knows, to refuse others.
+    const SELECTABLE: &'static [&'static str] = &[];
+    /// `requested` is the client's `gracePeriodSeconds`.
+    fn deletion(_object: &Self::Object, _requested: Option<i64>) -> Deletion {
+        Deletion::Immediate
+    }
+    /// `/scale`: (spec.replicas, status.replicas, label selector as a string).
+    fn scale(_object: &Self::Object) -> Option<(i32, i32, String)> {
+        None
+    }
+    fn set_scale(_object: &mut Self::Object, _replicas: i32) {}
+}
+
+/// [`Kind`] without the type: what the generic path holds. Objects handed in are of the kind's own type.
+pub trait AnyKind: Send + Sync {
+    fn resource(&self) -> &Resource;
+    fn short_names(&self) -> &'static [&'static str];
+    fn categories(&self) -> &'static [&'static str];
+    fn subresources(&self) -> &'static [Subresource];
+    fn columns(&self) -> &'static [Column];
+    fn selectable(&self) -> &'static [&'static str];
+    fn list_kind(&self) -> String {
+        format!("{}List", self.resource().kind)
+    }
+    fn has(&self, subresource: Subresource) -> bool {
+        self.subresources().contains(&subresource)
+    }
+    /// From a client's JSON. The error is the decoder's text with the path (`spec.replicas: invalid type: …`).
+    fn decode(&self, value: Value) -> Result<Decoded, String>;
+    /// From our own stored bytes.
+    fn decode_stored(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, String>;
+    fn check_name(&self, name: &str) -> Vec<String>;
+    fn default(&self, object: &mut dyn AnyObject);
+    fn prepare_create(&self, object: &mut dyn AnyObject);
+    fn prepare_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject);
+    fn prepare_status_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject);
+    fn validate(&self, object: &dyn AnyObject) -> field::Errors;
+    fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors;
+    fn validate_status_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors;
+    fn warnings(&self, object: &dyn AnyObject) -> Vec<String>;
+    fn generation_changed(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> Option<bool>;
+    fn row(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<Value>;
+    fn selectable_fields(&self, object: &dyn AnyObject) -> Vec<(&'static str, String)>;
+    fn deletion(&self, object: &dyn AnyObject, requested: Option<i64>) -> Deletion;
+    fn scale(&self, object: &dyn AnyObject) -> Option<(i32, i32, String)>;
+    fn set_scale(&self, object: &mut dyn AnyObject, replicas: i32);
+}

@@ -1,0 +1,19 @@
+//! The cluster's one door: every read and write of an object goes through here, whoever makes it.
+//!
+//! client ─► request ─► auth ─► admission ─► kind rules ─► storage, and back as watch events.
+
+pub mod admission;
+pub mod auth;
+pub mod bootstrap;
+pub mod config;
+pub mod error;
+pub mod handlers;
+pub mod kinds;
+pub mod listen;
+pub mod openapi;
+pub mod registry;
+pub mod request;
+pub mod router;
+pub mod state;
+
+pub use config::Config;
