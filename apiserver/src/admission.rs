@@ -1,1 +1,123 @@
-//! Being written.
+//! What is decided about an object beyond its kind's own rules: things that need other objects, or the user.
+//!
+//! Order of one write: decode, default, `Chain::mutate`, kind's `prepare_*` and `validate*`, `Chain::validate`, store.
+//! The chain is a fixed, visible list.
+
+use crate::{
+    auth::User,
+    error::Result,
+    kinds::{AnyKind, AnyObject, Subresource},
+};
+use async_trait::async_trait;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+/// What is being asked for, apart from the objects.
+#[derive(Clone, Copy)]
+pub struct Attributes<'a> {
+    pub kind: &'a dyn AnyKind,
+    pub operation: Operation,
+    pub subresource: Option<Subresource>,
+    /// Empty for cluster-scoped kinds.
+    pub namespace: &'a str,
+    /// Empty where `generateName` has not been resolved yet.
+    pub name: &'a str,
+    pub user: &'a User,
+    pub dry_run: bool,
+}
+
+impl Attributes<'_> {
+    /// Is it this kind's main endpoint? `plural` within `group`.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        let r = self.kind.resource();
+        self.subresource.is_none() && r.plural == plural && r.group == group
+    }
+}
+
+/// Reads other objects, newest state, past authorization: decisions are the server's own.
+#[async_trait]
+pub trait Lookup: Send + Sync {
+    /// `plural` as `resource::Resource` spells it; `namespace` is empty for cluster-scoped kinds.
+    async fn get(&self, plural: &str, namespace: &str, name: &str) -> Result<Option<Box<dyn AnyObject>>>;
+    /// An empty `namespace` lists all of them.
+    async fn list(&self, plural: &str, namespace: &str) -> Result<Vec<Box<dyn AnyObject>>>;
+}
+
+/// One rule set. Plugins hold no objects and no state of the cluster: they ask `lookup`.
+#[async_trait]
+pub trait Plugin: Send + Sync {
+    fn name(&self) -> &'static str;
+    /// Cheap: is this request any of the plugin's business? Nothing else is called if not.
+    fn handles(&self, attributes: &Attributes<'_>) -> bool;
+    /// Changes the object. Never called for Delete and Connect.
+    async fn mutate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &mut dyn AnyObject,
+        old: Option<&dyn AnyObject>,
+        lookup: &dyn Lookup,
+    ) -> Result<()> {
+        let _ = (attributes, object, old, lookup);
+        Ok(())
+    }
+    /// Says no. `object` is `None` for Delete and Connect; `old` is `None` for Create (and for Connect).
+    async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&dyn AnyObject>,
+        old: Option<&dyn AnyObject>,
+        lookup: &dyn Lookup,
+    ) -> Result<()> {
+        let _ = (attributes, object, old, lookup);
+        Ok(())
+    }
+}
+
+/// The plugins, in their order.
+pub struct Chain {
+    plugins: Vec<Box<dyn Plugin>>,
+}
+
+impl Chain {
+    /// The plugins of a server.
+    pub fn standard() -> Self {
+        Self { plugins: Vec::new() }
+    }
+
+    /// Other plugins, for tests.
+    pub fn new(plugins: Vec<Box<dyn Plugin>>) -> Self {
+        Self { plugins }
+    }
+
+    pub async fn mutate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &mut dyn AnyObject,
+        old: Option<&dyn AnyObject>,
+        lookup: &dyn Lookup,
+    ) -> Result<()> {
+        for plugin in self.plugins.iter().filter(|p| p.handles(attributes)) {
+            plugin.mutate(attributes, object, old, lookup).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn validate(
+        &self,
+        attributes: &Attributes<'_>,
+        object: Option<&dyn AnyObject>,
+        old: Option<&dyn AnyObject>,
+        lookup: &dyn Lookup,
+    ) -> Result<()> {
+        for plugin in self.plugins.iter().filter(|p| p.handles(attributes)) {
+            plugin.validate(attributes, object, old, lookup).await?;
+        }
+        Ok(())
+    }
+}

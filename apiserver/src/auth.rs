@@ -1,1 +1,63 @@
-//! Being written.
+//! Who is asking, and may they.
+//!
+//! `authn` turns a connection and its headers into a [`User`]; `authz` answers whether that user may do
+//! what the request asks. A credential that is presented and wrong is refused: it never counts as anonymous.
+
+pub mod authn;
+pub mod authz;
+pub mod token;
+
+pub use authn::{Authenticator, authenticate};
+pub use authz::authorize;
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+/// Everyone who showed a good credential.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// Everyone who showed none.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// May do everything, whatever the rules say.
+pub const MASTERS: &str = "system:masters";
+pub const ANONYMOUS: &str = "system:anonymous";
+
+/// Who makes a request, as `kubectl auth whoami` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct User {
+    pub name: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl User {
+    /// A component of our own process: authenticated, and in `system:masters`.
+    pub fn component(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            groups: vec![MASTERS.to_owned(), AUTHENTICATED.to_owned()],
+            ..Self::default()
+        }
+    }
+
+    pub fn anonymous() -> Self {
+        Self { name: ANONYMOUS.to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], ..Self::default() }
+    }
+
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+}
+
+/// Where a request came from: a request extension, put there by the listener or the in-process client,
+/// never by anything a client can send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// A component of this process, which is who it says it is.
+    Internal(User),
+    /// A TLS connection.
+    Tls {
+        /// Common name and organizations of a client certificate that our CA signed.
+        user_cert: Option<(String, Vec<String>)>,
+        remote: SocketAddr,
+    },
+}

@@ -42,7 +42,12 @@ pub struct Column {
 }
 
 impl Column {
-    pub const fn new(name: &'static str, kind: &'static str, priority: i32, description: &'static str) -> Self {
+    pub const fn new(
+        name: &'static str,
+        kind: &'static str,
+        priority: i32,
+        description: &'static str,
+    ) -> Self {
         Self { name, kind, format: "", priority, description }
     }
     pub const fn name() -> Self {
@@ -82,7 +87,13 @@ pub enum Subresource {
 
 /// The rules of one kind, typed. Everything has a default that suits a plain kind (ConfigMap is forty lines).
 pub trait Kind: Send + Sync + 'static {
-    type Object: k8s_openapi::Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
+    type Object: k8s_openapi::Metadata<Ty = ObjectMeta>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + Send
+        + Sync
+        + 'static;
 
     const PLURAL: &'static str;
     const SINGULAR: &'static str;

@@ -15,7 +15,11 @@ pub struct Resource {
 impl Resource {
     /// `v1` or `apps/v1`, as the field `apiVersion` spells it.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// `pods` or `statefulsets.apps`, as error messages name the resource.

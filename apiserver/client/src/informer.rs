@@ -7,11 +7,21 @@ use tokio_util::sync::CancellationToken;
 
 /// A kind that can be followed.
 pub trait Cached:
-    k8s_openapi::Resource + k8s_openapi::Metadata<Ty = ObjectMeta> + serde::de::DeserializeOwned + Send + Sync + 'static
+    k8s_openapi::Resource
+    + k8s_openapi::Metadata<Ty = ObjectMeta>
+    + serde::de::DeserializeOwned
+    + Send
+    + Sync
+    + 'static
 {
 }
 impl<K> Cached for K where
-    K: k8s_openapi::Resource + k8s_openapi::Metadata<Ty = ObjectMeta> + serde::de::DeserializeOwned + Send + Sync + 'static
+    K: k8s_openapi::Resource
+        + k8s_openapi::Metadata<Ty = ObjectMeta>
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static
 {
 }
 
