@@ -1,0 +1,2 @@
+//! x
+pub async fn run(_: crate::config::Settings) -> Result<(), crate::Exit> { Ok(()) }
