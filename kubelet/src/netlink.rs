@@ -1,0 +1,1 @@
+//! Raw netlink: nftables and conntrack messages.

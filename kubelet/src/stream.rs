@@ -1,0 +1,1 @@
+//! Exec, attach, port-forward and log streams (see `server`).
