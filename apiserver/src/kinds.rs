@@ -152,6 +152,18 @@ pub trait Kind: Send + Sync + 'static {
         None
     }
     fn set_scale(_object: &mut Self::Object, _replicas: i32) {}
+    /// Whether a PUT without `metadata.resourceVersion` overwrites whatever is there (false: Lease, PodDisruptionBudget, …).
+    const UNCONDITIONAL_UPDATE: bool = true;
+    /// Whether a PUT to a missing name creates (true: Lease, Endpoints, Event, Service, RBAC kinds, …).
+    const CREATE_ON_UPDATE: bool = false;
+    /// Whether DELETE answers with the object (true: Pod, Service, PersistentVolume, …) or with a `Status`.
+    const RETURNS_DELETED: bool = false;
+    /// Whether dependents are orphaned when the client names no propagation policy (ReplicationController, Job).
+    const ORPHANS_BY_DEFAULT: bool = false;
+    /// Whether something besides `metadata.finalizers` keeps the object from going (a namespace's `spec.finalizers`).
+    fn held(_object: &Self::Object) -> bool {
+        false
+    }
 }
 
 /// [`Kind`] without the type: what the generic path holds. Objects handed in are of the kind's own type.
@@ -187,4 +199,9 @@ pub trait AnyKind: Send + Sync {
     fn deletion(&self, object: &dyn AnyObject, requested: Option<i64>) -> Deletion;
     fn scale(&self, object: &dyn AnyObject) -> Option<(i32, i32, String)>;
     fn set_scale(&self, object: &mut dyn AnyObject, replicas: i32);
+    fn unconditional_update(&self) -> bool;
+    fn create_on_update(&self) -> bool;
+    fn returns_deleted(&self) -> bool;
+    fn orphans_by_default(&self) -> bool;
+    fn held(&self, object: &dyn AnyObject) -> bool;
 }
