@@ -43,6 +43,7 @@ pub enum Type {
     Forbidden,
     TooLong,
     TooMany,
+    TooFew,
     TypeInvalid,
     InternalError,
 }
@@ -58,6 +59,7 @@ impl Type {
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
             Self::TooMany => "FieldValueTooMany",
+            Self::TooFew => "FieldValueTooFew",
             Self::TypeInvalid => "FieldValueTypeInvalid",
             Self::InternalError => "InternalError",
         }
@@ -86,6 +88,7 @@ impl Error {
             Type::Forbidden => "Forbidden",
             Type::TooLong => "Too long",
             Type::TooMany => "Too many",
+            Type::TooFew => "Too few",
             Type::TypeInvalid => "Invalid value",
             Type::InternalError => "Internal error",
         };
@@ -143,7 +146,30 @@ impl Errors {
         self.push(Type::Forbidden, path, None, detail);
     }
     pub fn too_long(&mut self, path: &Path, max_bytes: usize) {
-        self.push(Type::TooLong, path, None, format!("may not be more than {max_bytes} bytes"));
+        self.push(
+            Type::TooLong,
+            path,
+            None,
+            format!("may not be more than {max_bytes} {}", if max_bytes == 1 { "byte" } else { "bytes" }),
+        );
+    }
+    /// One error per text: what the checks of [`crate::names`] return.
+    pub fn invalid_each(&mut self, path: &Path, value: impl serde::Serialize, details: Vec<String>) {
+        if details.is_empty() {
+            return;
+        }
+        let value = show(&value);
+        for detail in details {
+            self.push(Type::Invalid, path, Some(value.clone()), detail);
+        }
+    }
+    pub fn too_few(&mut self, path: &Path, actual: usize, min: usize) {
+        let items = if min == 1 { "item" } else { "items" };
+        self.push(Type::TooFew, path, Some(actual.to_string()), format!("must have at least {min} {items}"));
+    }
+    /// For a field whose type holds no valid value (a quantity that is none).
+    pub fn type_invalid(&mut self, path: &Path, value: impl serde::Serialize, detail: impl Into<String>) {
+        self.push(Type::TypeInvalid, path, Some(show(&value)), detail);
     }
     pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
         self.push(Type::TooMany, path, Some(actual.to_string()), format!("must have at most {max} items"));
