@@ -1,9 +1,30 @@
 //! One watch per kind and process: objects are decoded once and shared as `Arc`s.
-//! (signatures; the implementation follows)
+//!
+//! ```text
+//!  API server ─watch─► follow (HTTP, lines, resumption) ─JSON─► store (decode, batch) ─► readers, indexes
+//!                                                                          └─► on_change callbacks
+//! ```
+//! A store starts with a watch-list (KEP-3157), or a paged list where the server has none, resumes a broken watch
+//! at the revision it has seen, and lists again when that has expired. Whatever happens in between, subscribers
+//! see every object's latest state and every delete, in an order in which each object's states only move on.
 
+mod follow;
+mod lines;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use store::Store;
+
+use crate::lock;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A kind that can be followed.
 pub trait Cached:
@@ -33,67 +54,77 @@ pub enum Change<K> {
     Deleted(Arc<K>),
 }
 
+impl<K> Change<K> {
+    /// The newest state known.
+    pub fn object(&self) -> &Arc<K> {
+        match self {
+            Change::Applied { new, .. } => new,
+            Change::Deleted(last) => last,
+        }
+    }
+}
+
 /// The process's informers: at most one watch for each kind, started when first asked for.
 #[derive(Clone)]
 pub struct Informers {
-    _private: (),
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: kube::Client,
+    token: CancellationToken,
+    tracker: TaskTracker,
+    stores: Mutex<HashMap<TypeId, Running>>,
+}
+
+struct Running {
+    /// A `Store<K>` of the key's type.
+    store: Box<dyn Any + Send + Sync>,
+    synced: watch::Receiver<bool>,
 }
 
 impl Informers {
     /// Watches end when `token` is cancelled.
     pub fn new(client: kube::Client, token: CancellationToken) -> Self {
-        let _ = (client, token);
-        Self { _private: () }
+        let shared = Shared { client, token, tracker: TaskTracker::new(), stores: Mutex::default() };
+        Self { shared: Arc::new(shared) }
     }
-    /// The shared store of a kind (all namespaces). Idempotent.
+
+    /// The shared store of a kind (all namespaces). Idempotent. Must be called within a tokio runtime.
     pub fn store<K: Cached>(&self) -> Store<K> {
-        Store { _kind: std::marker::PhantomData }
+        let mut stores = lock(&self.shared.stores);
+        if let Some(store) = stores.get(&TypeId::of::<K>()).and_then(|r| r.store.downcast_ref::<Store<K>>()) {
+            return store.clone();
+        }
+        let store = Store { inner: Arc::new(store::Inner::<K>::new(self.shared.token.clone())) };
+        let running = Running { store: Box::new(store.clone()), synced: store.inner.subscribe_synced() };
+        stores.insert(TypeId::of::<K>(), running);
+        drop(stores);
+        let (inner, client, token) =
+            (store.inner.clone(), self.shared.client.clone(), self.shared.token.clone());
+        self.shared.tracker.spawn(async move {
+            let follower = follow::Follower { client, path: Store::<K>::path(), sink: &*inner };
+            token.run_until_cancelled(follower.run()).await;
+        });
+        store
     }
-    /// Waits until every store asked for so far has its first full list.
-    pub async fn synced(&self) {}
+
+    /// Waits until every store asked for so far has its first full list, or the informers were told to end.
+    pub async fn synced(&self) {
+        let waits: Vec<_> = lock(&self.shared.stores).values().map(|r| r.synced.clone()).collect();
+        for mut synced in waits {
+            tokio::select! {
+                // An error means that the store is gone with its informers.
+                _ = synced.wait_for(|synced| *synced) => {}
+                () = self.shared.token.cancelled() => return,
+            }
+        }
+    }
+
     /// Waits for the watch tasks to end after the token was cancelled.
-    pub async fn stopped(&self) {}
-}
-
-/// A read-only, shared, indexed copy of all objects of one kind. Cheap to clone.
-pub struct Store<K> {
-    _kind: std::marker::PhantomData<fn() -> K>,
-}
-
-impl<K> Clone for Store<K> {
-    fn clone(&self) -> Self {
-        Self { _kind: std::marker::PhantomData }
-    }
-}
-
-impl<K: Cached> Store<K> {
-    /// `namespace` is "" for cluster-scoped kinds.
-    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        let _ = (namespace, name);
-        None
-    }
-    pub fn list(&self) -> Vec<Arc<K>> {
-        Vec::new()
-    }
-    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        let _ = namespace;
-        Vec::new()
-    }
-    /// Adds an index (idempotent by name): `values` says under which values an object is found.
-    pub fn add_index(&self, name: &'static str, values: fn(&K) -> Vec<String>) {
-        let _ = (name, values);
-    }
-    pub fn by_index(&self, name: &'static str, value: &str) -> Vec<Arc<K>> {
-        let _ = (name, value);
-        Vec::new()
-    }
-    /// Calls `f` for every change, in order, after the store has it; objects already there come first as
-    /// `Applied { old: None }`. `f` runs on the informer's task: it must only enqueue, never wait.
-    pub fn on_change(&self, f: impl Fn(&Change<K>) + Send + Sync + 'static) {
-        let _ = f;
-    }
-    pub async fn synced(&self) {}
-    pub fn is_synced(&self) -> bool {
-        false
+    pub async fn stopped(&self) {
+        self.shared.token.cancelled().await;
+        self.shared.tracker.close();
+        self.shared.tracker.wait().await;
     }
 }

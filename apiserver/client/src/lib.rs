@@ -1,7 +1,20 @@
-//! How a component follows the cluster: shared informers and a work queue over `kube::Client`.
+//! How a component follows the cluster and tells about itself: shared informers, a work queue and an event
+//! recorder, all over `kube::Client`.
 
+pub mod events;
 pub mod informer;
 pub mod queue;
 
-pub use informer::{Change, Informers, Store};
+pub use events::Recorder;
+pub use informer::{Cached, Change, Informers, Store};
 pub use queue::Queue;
+
+#[cfg(test)]
+mod testing;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks even after a panic elsewhere: what these locks guard is never left half-written.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
