@@ -21,6 +21,9 @@ pub enum ApiError {
     Conflict { group: String, resource: String, name: String, detail: String },
     #[error("{}", invalid_message(kind, name, errors))]
     Invalid { group: String, kind: String, name: String, errors: field::Errors },
+    /// A patch that does not fit the object it is applied to.
+    #[error("the server rejected our request due to an error in our request: {0}")]
+    Unprocessable(String),
     #[error("{0}")]
     BadRequest(String),
     #[error("Unauthorized")]
@@ -79,6 +82,7 @@ impl ApiError {
             Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
             Self::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),
             Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
+            Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),

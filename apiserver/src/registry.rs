@@ -1,3 +1,5 @@
 //! Being written.
 
 pub mod allocate;
+pub mod patch;
+pub mod table;

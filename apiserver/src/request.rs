@@ -1,1 +1,3 @@
-//! Being written.
+//! What a request asks for.
+
+pub mod body;
