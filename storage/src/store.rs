@@ -5,7 +5,7 @@ use crate::{
     types::{Event, Key, KeyValue, Payload, Prefix, Revision},
 };
 use async_trait::async_trait;
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::mpsc;
 
 /// What to list.
@@ -58,27 +58,63 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets history up to and including `revision`; live values stay.
     async fn compact(&self, revision: Revision) -> Result<()>;
 
+    /// Figures for metrics and for people. Cheap; touches the disk only to ask for a file's size.
+    fn stats(&self) -> Stats {
+        Stats { revision: self.revision(), ..Stats::default() }
+    }
+
     /// Flushes and closes; every call after it is `Closed`. Idempotent.
     async fn close(&self) -> Result<()>;
 }
+
+/// What a store holds just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    pub revision: Revision,
+    /// The oldest revision that a list or a watch can still start from.
+    pub oldest: Revision,
+    /// Live keys, and the bytes of their values.
+    pub keys: u64,
+    pub value_bytes: u64,
+    /// Events kept for watches and older lists, and their bytes.
+    pub history_events: u64,
+    pub history_bytes: u64,
+    pub watchers: u64,
+    /// Bytes used on disk; `None` for a store without one.
+    pub disk_bytes: Option<u64>,
+}
+
+type Item = std::result::Result<Arc<Event>, Error>;
 
 /// A running watch. Dropping it ends it. The queue is bounded: a watcher that does not keep up gets
 /// `TooSlow` after the events that were queued, then the end.
 #[derive(Debug)]
 pub struct Watch {
-    events: mpsc::Receiver<std::result::Result<Arc<Event>, Error>>,
+    /// What had happened before the watch began; bounded by the history, so the live queue stays free for what comes.
+    replay: VecDeque<Arc<Event>>,
+    events: mpsc::Receiver<Item>,
 }
 
 impl Watch {
-    pub fn new(events: mpsc::Receiver<std::result::Result<Arc<Event>, Error>>) -> Self {
-        Self { events }
+    pub fn new(events: mpsc::Receiver<Item>) -> Self {
+        Self::with_replay(VecDeque::new(), events)
+    }
+    /// Gives `replay` first, then `events`.
+    pub fn with_replay(replay: VecDeque<Arc<Event>>, events: mpsc::Receiver<Item>) -> Self {
+        Self { replay, events }
     }
     /// The next event; `None` at the end (closed or cut).
     pub async fn next(&mut self) -> Option<Result<Arc<Event>>> {
-        self.events.recv().await
+        match self.replay.pop_front() {
+            Some(event) => Some(Ok(event)),
+            None => self.events.recv().await,
+        }
     }
     /// The next event if one is queued already.
     pub fn try_next(&mut self) -> Option<Result<Arc<Event>>> {
-        self.events.try_recv().ok()
+        match self.replay.pop_front() {
+            Some(event) => Some(Ok(event)),
+            None => self.events.try_recv().ok(),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The nouns of the store.
 
 use bytes::Bytes;
-use std::{fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
 /// One write's number. 0 is "before every write"; the first write is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -22,6 +22,13 @@ impl Key {
         Self(key.into())
     }
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Lets maps of keys be searched by a plain string (same order and hash).
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

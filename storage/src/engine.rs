@@ -1,0 +1,162 @@
+//! The store's front: reads from memory, hands writes to the writer thread.
+
+use crate::{
+    error::{Error, Result},
+    state::State,
+    store::{List, ListOptions, Stats, Store, Watch},
+    types::{Key, KeyValue, Payload, Prefix, Revision},
+    writer::{Change, Log, Op, Writer},
+};
+use async_trait::async_trait;
+use std::sync::{
+    Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Writes that may wait for the writer; more callers wait at the door. Some groups' worth, so that it never starves.
+const QUEUE: usize = 1024;
+
+/// What readers and the writer share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: RwLock<State>,
+    /// `State::revision`, readable without the lock; set after every watcher has the event in its queue.
+    revision: AtomicU64,
+    closed: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        // Poisoned only if the writer panicked, which closes the store.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// To be called with the state's lock held.
+    pub(crate) fn advance(&self, revision: Revision) {
+        self.revision.store(revision.0, Ordering::Release);
+    }
+    /// Ends every watch and refuses every later call.
+    pub(crate) fn shut(&self) {
+        // Under the lock, so that no watch can be registered after the watchers were ended.
+        let mut state = self.write();
+        self.closed.store(true, Ordering::Release);
+        state.watchers.close();
+    }
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+    fn open(&self) -> Result<()> {
+        if self.is_closed() { Err(Error::Closed) } else { Ok(()) }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    ops: mpsc::Sender<Op>,
+}
+
+impl Engine {
+    /// Starts the writer thread over `log`. `garbage` are records that may be forgotten on disk.
+    pub(crate) fn start(state: State, log: Box<dyn Log>, garbage: Vec<Revision>) -> Result<Self> {
+        let revision = AtomicU64::new(state.revision.0);
+        let shared = Arc::new(Shared { state: RwLock::new(state), revision, closed: AtomicBool::new(false) });
+        let (ops, queue) = mpsc::channel(QUEUE);
+        let writer = Writer::new(shared.clone(), queue, log, garbage);
+        std::thread::Builder::new()
+            .name("storage-writer".into())
+            .spawn(move || writer.run())
+            .map_err(|error| Error::Backend(format!("cannot start the writer thread: {error}")))?;
+        Ok(Self { shared, ops })
+    }
+
+    async fn submit<T>(&self, op: impl FnOnce(oneshot::Sender<Result<T>>) -> Op) -> Result<T> {
+        self.shared.open()?;
+        let (reply, answer) = oneshot::channel();
+        self.ops.send(op(reply)).await.map_err(|_| Error::Closed)?;
+        // No answer means that the writer ended before it came to this operation.
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    async fn write(&self, key: Key, change: Change) -> Result<KeyValue> {
+        self.submit(|reply| Op::Write { key, change, reply }).await
+    }
+
+    fn stats(&self) -> Stats {
+        let state = self.shared.read();
+        Stats {
+            revision: state.revision,
+            oldest: state.history.floor(),
+            keys: state.live.len() as u64,
+            value_bytes: state.live_bytes,
+            history_events: state.history.len() as u64,
+            history_bytes: state.history.bytes(),
+            watchers: state.watchers.len() as u64,
+            disk_bytes: None,
+        }
+    }
+}
+
+/// The backends that are this engine over a log of their own.
+pub(crate) trait Backed: Send + Sync + 'static {
+    fn engine(&self) -> &Engine;
+    fn disk_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[async_trait]
+impl<T: Backed> Store for T {
+    fn revision(&self) -> Revision {
+        Revision(self.engine().shared.revision.load(Ordering::Acquire))
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<KeyValue>> {
+        let shared = &self.engine().shared;
+        shared.open()?;
+        let state = shared.read();
+        Ok(state.live.get_key_value(key).map(|(key, slot)| slot.with(key)))
+    }
+
+    async fn list(&self, prefix: &Prefix, options: ListOptions) -> Result<List> {
+        let shared = &self.engine().shared;
+        shared.open()?;
+        shared.read().list(prefix, &options)
+    }
+
+    async fn create(&self, key: Key, value: Payload) -> Result<KeyValue> {
+        self.engine().write(key, Change::Create { value }).await
+    }
+
+    async fn update(&self, key: Key, expected: Revision, value: Payload) -> Result<KeyValue> {
+        self.engine().write(key, Change::Update { expected, value }).await
+    }
+
+    async fn delete(&self, key: Key, expected: Revision, last: Payload) -> Result<KeyValue> {
+        self.engine().write(key, Change::Delete { expected, last }).await
+    }
+
+    async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch> {
+        let mut state = self.engine().shared.write();
+        self.engine().shared.open()?;
+        state.watch(prefix, after)
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<()> {
+        self.engine().submit(|reply| Op::Compact { revision, reply }).await
+    }
+
+    fn stats(&self) -> Stats {
+        Stats { disk_bytes: self.disk_bytes(), ..self.engine().stats() }
+    }
+
+    async fn close(&self) -> Result<()> {
+        match self.engine().submit(|reply| Op::Close { reply }).await {
+            Err(Error::Closed) => Ok(()),
+            other => other,
+        }
+    }
+}
