@@ -1,6 +1,21 @@
-//! The control loops: each reads the shared informers, asks a pure `plan` what must change, and writes it through the API.
+//! The control loops: each reads the shared informers, asks a pure `plan` what must change, and writes it through
+//! the API.
+//!
+//! A controller is one file (with a folder where it is large) and one line in [`TABLE`]. It implements
+//! [`run::Controller`]; queues, workers, back-off, deadlines and metrics are [`run`]'s.
 
-use std::path::PathBuf;
+pub mod context;
+pub mod error;
+pub mod run;
+pub mod stateful_set;
+
+use api::clock::{Clock, RealClock};
+use client::Informers;
+use context::Ctx;
+use futures::future::BoxFuture;
+use run::Metrics;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What the controllers are told at start.
 #[derive(Debug, Clone)]
@@ -10,4 +25,89 @@ pub struct Config {
     /// PEM of the cluster's CA: the content of every namespace's `kube-root-ca.crt`.
     pub root_ca: String,
     pub cluster_cidr: String,
+    /// Named as the source of events.
+    pub host: String,
+    /// Whether the scheduler runs.
+    pub scheduler: bool,
+    /// Whether everything else runs.
+    pub controllers: bool,
+    /// How long a node may be silent before it counts as lost.
+    pub node_monitor_grace_period: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            volumes_dir: PathBuf::new(),
+            root_ca: String::new(),
+            cluster_cidr: "10.244.0.0/16".to_owned(),
+            host: "minik8s".to_owned(),
+            scheduler: true,
+            controllers: true,
+            node_monitor_grace_period: Duration::from_secs(40),
+        }
+    }
+}
+
+/// Which switch of [`Config`] a loop belongs to.
+#[derive(PartialEq, Eq)]
+enum Group {
+    Controllers,
+}
+
+type Start = fn(Arc<Ctx>) -> BoxFuture<'static, ()>;
+
+/// Every loop there is.
+const TABLE: &[(Group, Start)] =
+    &[(Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), stateful_set::StatefulSets::new(ctx))))];
+
+/// All control loops of one cluster.
+pub struct Server {
+    config: Config,
+    client: kube::Client,
+    informers: Informers,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+impl Server {
+    /// Takes what it needs; nothing runs yet.
+    pub fn bind(config: Config, client: kube::Client, informers: Informers) -> Self {
+        Self { config, client, informers, clock: Arc::new(RealClock), metrics: Arc::default() }
+    }
+
+    /// With another clock, for tests.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Counters of every loop; they live on after the server.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// Runs all loops until `token` is cancelled, then waits for them to end.
+    pub async fn run(self, token: CancellationToken) {
+        let tracker = TaskTracker::new();
+        let ctx = Arc::new(Ctx {
+            client: self.client,
+            informers: self.informers,
+            clock: self.clock,
+            metrics: self.metrics,
+            tracker: tracker.clone(),
+            token: token.child_token(),
+            config: self.config,
+        });
+        for (group, start) in TABLE {
+            let enabled = match group {
+                Group::Controllers => ctx.config.controllers,
+            };
+            if enabled {
+                tracker.spawn(start(ctx.clone()));
+            }
+        }
+        tracker.close();
+        tracker.wait().await;
+    }
 }

@@ -1,0 +1,116 @@
+//! What every controller is given: the door to the cluster, the shared caches, the clock, and a few calls that all
+//! of them make in the same careful way.
+
+use crate::{Config, error::Result, run::Metrics};
+use api::clock::Clock;
+use client::{Informers, Recorder};
+use k8s_openapi::{
+    Metadata, NamespaceResourceScope, Resource, api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::{fmt::Debug, sync::Arc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Shared by all controllers of a server.
+pub struct Ctx {
+    pub client: kube::Client,
+    pub informers: Informers,
+    pub clock: Arc<dyn Clock>,
+    pub config: Config,
+    pub metrics: Arc<Metrics>,
+    /// Owns every task of this server.
+    pub tracker: TaskTracker,
+    /// Ends every task of this server.
+    pub token: CancellationToken,
+}
+
+impl Ctx {
+    /// An event recorder that speaks as `component`.
+    pub fn recorder(&self, component: &str) -> Recorder {
+        Recorder::new(self.client.clone(), component, &self.config.host, &self.tracker, self.token.clone())
+    }
+
+    /// Typed access to one namespace.
+    pub fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}
+
+pub(crate) fn name(meta: &ObjectMeta) -> &str {
+    meta.name.as_deref().unwrap_or_default()
+}
+
+pub(crate) fn namespace(meta: &ObjectMeta) -> &str {
+    meta.namespace.as_deref().unwrap_or_default()
+}
+
+pub(crate) fn uid(meta: &ObjectMeta) -> &str {
+    meta.uid.as_deref().unwrap_or_default()
+}
+
+/// What an event is about.
+pub(crate) fn reference<K: Resource + Metadata<Ty = ObjectMeta>>(object: &K) -> ObjectReference {
+    let meta = object.metadata();
+    ObjectReference {
+        api_version: Some(K::API_VERSION.to_owned()),
+        kind: Some(K::KIND.to_owned()),
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        field_path: None,
+    }
+}
+
+/// Index values: the UID of the controller, or `orphan/NAMESPACE` for an object without one.
+pub(crate) fn by_controller<K: Metadata<Ty = ObjectMeta>>(object: &K) -> Vec<String> {
+    let meta = object.metadata();
+    vec![match api::owner::controller_of(meta) {
+        Some(owner) => owner.uid.clone(),
+        None => orphans_of(namespace(meta)),
+    }]
+}
+
+/// Name of the index that [`by_controller`] fills.
+pub(crate) const BY_CONTROLLER: &str = "controller";
+
+pub(crate) fn orphans_of(namespace: &str) -> String {
+    format!("orphan/{namespace}")
+}
+
+/// Deletes exactly the object that was looked at: if it changed meanwhile, the decision has to be made again.
+pub(crate) async fn delete_as_seen<K>(api: &Api<K>, seen: &ObjectMeta) -> Result<(), kube::Error>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let preconditions =
+        Preconditions { uid: seen.uid.clone(), resource_version: seen.resource_version.clone() };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    api.delete(name(seen), &params).await.map(|_| ())
+}
+
+/// Changes metadata of exactly the object that was looked at (a merge patch with its UID and resourceVersion).
+pub(crate) async fn patch_metadata_as_seen<K>(
+    api: &Api<K>,
+    seen: &ObjectMeta,
+    mut fields: Value,
+) -> Result<K, kube::Error>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    if let Value::Object(fields) = &mut fields {
+        fields.insert("uid".into(), uid(seen).into());
+        fields.insert("resourceVersion".into(), seen.resource_version.clone().unwrap_or_default().into());
+    }
+    let patch = Patch::Merge(serde_json::json!({ "metadata": fields }));
+    api.patch(name(seen), &PatchParams::default(), &patch).await
+}
