@@ -160,3 +160,113 @@ impl<T: Backed> Store for T {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{limits::Limits, writer::Group};
+    use std::sync::mpsc as std_mpsc;
+
+    /// A disk under the test's control: tells when a group arrives, then does as it is told.
+    struct Disk {
+        arrived: mpsc::UnboundedSender<usize>,
+        verdict: std_mpsc::Receiver<Result<()>>,
+    }
+
+    impl Log for Disk {
+        fn append(&mut self, group: &Group<'_>) -> Result<()> {
+            self.arrived.send(group.entries.len()).unwrap();
+            self.verdict.recv().unwrap_or(Err(Error::Backend("gone".into())))
+        }
+        fn close(self: Box<Self>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    struct OnDisk(Engine);
+    impl Backed for OnDisk {
+        fn engine(&self) -> &Engine {
+            &self.0
+        }
+    }
+
+    fn store() -> (Arc<OnDisk>, mpsc::UnboundedReceiver<usize>, std_mpsc::Sender<Result<()>>) {
+        let (arrived, groups) = mpsc::unbounded_channel();
+        let (disk, verdict) = std_mpsc::channel();
+        let log = Box::new(Disk { arrived, verdict });
+        let state = State::new(Limits::default(), Revision(0));
+        (Arc::new(OnDisk(Engine::start(state, log, Vec::new()).unwrap())), groups, disk)
+    }
+
+    fn create(store: &Arc<OnDisk>, key: &'static str) -> tokio::task::JoinHandle<Result<KeyValue>> {
+        let store = store.clone();
+        tokio::spawn(async move { store.create(Key::new(key), Payload::plain("")).await })
+    }
+
+    #[tokio::test]
+    async fn nothing_shows_before_it_is_durable() {
+        let (store, mut groups, disk) = store();
+        let mut watch = store.watch(Prefix::new(""), Revision(0)).await.unwrap();
+        let first = create(&store, "/a");
+        assert_eq!(groups.recv().await, Some(1));
+        // The flush is under way: readers neither wait nor see.
+        assert_eq!(store.get(&Key::new("/a")).await.unwrap(), None);
+        assert_eq!(store.list(&Prefix::new(""), ListOptions::default()).await.unwrap().items.len(), 0);
+        assert_eq!(store.revision(), Revision(0));
+        assert!(watch.try_next().is_none());
+        assert!(!first.is_finished());
+        disk.send(Ok(())).unwrap();
+        assert_eq!(first.await.unwrap().unwrap().modified, Revision(1));
+        assert_eq!(store.revision(), Revision(1));
+        assert!(watch.try_next().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_waits_goes_in_one_group() {
+        let (store, mut groups, disk) = store();
+        let first = create(&store, "/a");
+        assert_eq!(groups.recv().await, Some(1));
+        let rest: Vec<_> = ["/b", "/c", "/b", "/d"].map(|key| create(&store, key)).into();
+        // They are in the queue once each task has run up to its wait.
+        while store.0.ops.capacity() != QUEUE - rest.len() {
+            tokio::task::yield_now().await;
+        }
+        disk.send(Ok(())).unwrap();
+        disk.send(Ok(())).unwrap();
+        assert!(first.await.unwrap().is_ok());
+        // The second create of /b is judged by the first, in the same group.
+        assert_eq!(groups.recv().await, Some(3));
+        let mut results = Vec::new();
+        for task in rest {
+            results.push(task.await.unwrap());
+        }
+        assert!(matches!(&results[..], [Ok(_), Ok(_), Err(Error::AlreadyExists(_)), Ok(_)]), "{results:?}");
+        assert_eq!(store.revision(), Revision(4));
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_closes_the_store() {
+        let (store, _groups, disk) = store();
+        let mut watch = store.watch(Prefix::new(""), Revision(0)).await.unwrap();
+        disk.send(Err(Error::Backend("no space left".into()))).unwrap();
+        let error = create(&store, "/a").await.unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Backend(what) if what == "no space left"), "{error}");
+        assert!(matches!(create(&store, "/b").await.unwrap(), Err(Error::Closed)));
+        assert!(matches!(store.get(&Key::new("/a")).await, Err(Error::Closed)));
+        assert!(watch.next().await.is_none());
+        assert_eq!(store.revision(), Revision(0));
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_writer_closes_the_store() {
+        let (store, groups, disk) = store();
+        // The disk double cannot report to anyone and panics.
+        drop(groups);
+        let mut watch = store.watch(Prefix::new(""), Revision(0)).await.unwrap();
+        assert!(matches!(create(&store, "/a").await.unwrap(), Err(Error::Closed)));
+        // Ends when the unwinding has come to the writer itself.
+        assert!(watch.next().await.is_none());
+        assert!(matches!(store.get(&Key::new("/a")).await, Err(Error::Closed)));
+        drop(disk);
+    }
+}

@@ -1,4 +1,5 @@
 //! The battery on every backend.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 use async_trait::async_trait;
 use std::sync::Arc;
