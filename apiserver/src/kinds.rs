@@ -9,6 +9,80 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::any::Any;
 
+mod config_map;
+mod controller_revision;
+mod decode;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod lease;
+mod namespace;
+mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
+mod pod;
+mod secret;
+mod service;
+mod service_account;
+pub mod shared;
+mod stateful_set;
+mod storage_class;
+mod typed;
+
+use typed::Typed;
+
+/// Every kind that is served. Adding a kind is one file and one line here.
+static ALL: [&dyn AnyKind; 16] = [
+    &Typed::<config_map::ConfigMaps>::NEW,
+    &Typed::<endpoints::EndpointsKind>::NEW,
+    &Typed::<event::Events>::NEW,
+    &Typed::<namespace::Namespaces>::NEW,
+    &Typed::<node::Nodes>::NEW,
+    &Typed::<persistent_volume::PersistentVolumes>::NEW,
+    &Typed::<persistent_volume_claim::PersistentVolumeClaims>::NEW,
+    &Typed::<pod::Pods>::NEW,
+    &Typed::<secret::Secrets>::NEW,
+    &Typed::<service::Services>::NEW,
+    &Typed::<service_account::ServiceAccounts>::NEW,
+    &Typed::<controller_revision::ControllerRevisions>::NEW,
+    &Typed::<stateful_set::StatefulSets>::NEW,
+    &Typed::<endpoint_slice::EndpointSlices>::NEW,
+    &Typed::<lease::Leases>::NEW,
+    &Typed::<storage_class::StorageClasses>::NEW,
+];
+
+/// Every kind, in the order discovery lists them.
+pub fn all() -> &'static [&'static dyn AnyKind] {
+    &ALL
+}
+
+/// The kind that a path names: `/apis/{group}/{version}/…/{plural}`.
+pub fn by_plural(group: &str, version: &str, plural: &str) -> Option<&'static dyn AnyKind> {
+    ALL.into_iter().find(|k| {
+        let r = k.resource();
+        r.plural == plural && r.group == group && r.version == version
+    })
+}
+
+/// The kind that an object names by `apiVersion` and `kind`.
+pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static dyn AnyKind> {
+    ALL.into_iter().find(|k| {
+        let r = k.resource();
+        r.kind == kind && r.group == group && r.version == version
+    })
+}
+
+/// The kind people mean by `sts`, `statefulset`, `statefulsets`, `statefulsets.apps`, `StatefulSet`.
+pub fn by_alias(name: &str) -> Option<&'static dyn AnyKind> {
+    let name = name.to_ascii_lowercase();
+    ALL.into_iter().find(|k| {
+        let r = k.resource();
+        [r.plural, r.singular].contains(&name.as_str())
+            || k.short_names().contains(&name.as_str())
+            || name == r.qualified()
+    })
+}
+
 /// An object of any kind, decoded once at the door and passed along typed.
 pub trait AnyObject: Any + Send + Sync {
     fn meta(&self) -> &ObjectMeta;
@@ -101,8 +175,6 @@ pub trait Kind: Send + Sync + 'static {
     const SHORT_NAMES: &'static [&'static str] = &[];
     const CATEGORIES: &'static [&'static str] = &[];
     const SUBRESOURCES: &'static [Subresource] = &[];
-    /// JSON names of the top-level fields that `/status` owns and the main endpoint does not.
-    /// Empty: no status split.
     const COLUMNS: &'static [Column] = &[Column::name(), Column::age()];
 
     /// Why a name is not allowed; empty is fine. Default: DNS subdomain.
@@ -147,6 +219,8 @@ pub trait Kind: Send + Sync + 'static {
     fn deletion(_object: &Self::Object, _requested: Option<i64>) -> Deletion {
         Deletion::Immediate
     }
+    /// The object has just been marked for deletion (timestamp and grace are set): a namespace's phase, a pod's generation.
+    fn prepare_deletion(_object: &mut Self::Object) {}
     /// `/scale`: (spec.replicas, status.replicas, label selector as a string).
     fn scale(_object: &Self::Object) -> Option<(i32, i32, String)> {
         None
@@ -204,4 +278,53 @@ pub trait AnyKind: Send + Sync {
     fn returns_deleted(&self) -> bool;
     fn orphans_by_default(&self) -> bool;
     fn held(&self, object: &dyn AnyObject) -> bool;
+    fn prepare_deletion(&self, object: &mut dyn AnyObject);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_table_is_sound() {
+        for (i, kind) in all().iter().enumerate() {
+            let r = kind.resource();
+            assert!(by_plural(r.group, r.version, r.plural).is_some_and(|k| k.resource() == r));
+            assert!(by_kind(r.group, r.version, r.kind).is_some_and(|k| k.resource() == r));
+            for name in [r.plural, r.singular, r.kind, &r.qualified()]
+                .into_iter()
+                .chain(kind.short_names().iter().copied())
+            {
+                assert_eq!(by_alias(name).map(AnyKind::resource), Some(r), "{name}");
+            }
+            assert!(all()[..i].iter().all(|k| k.resource() != r));
+        }
+    }
+
+    #[test]
+    fn every_kind_survives_an_empty_object() {
+        for kind in all() {
+            let r = kind.resource();
+            let body = json!({"apiVersion": r.api_version(), "kind": r.kind, "metadata": {"name": "a"}, "nonsense": 1});
+            let decoded = kind.decode(body).unwrap_or_else(|e| panic!("{}: {e}", r.kind));
+            assert_eq!(decoded.unknown, ["nonsense"]);
+            let mut object = decoded.object;
+            kind.prepare_create(&mut *object);
+            kind.default(&mut *object);
+            kind.validate(&*object);
+            assert_eq!(kind.row(&*object, jiff::Timestamp::now()).len(), kind.columns().len(), "{}", r.kind);
+            let fields: Vec<_> = kind.selectable_fields(&*object).into_iter().map(|(name, _)| name).collect();
+            assert_eq!(fields, kind.selectable(), "{}", r.kind);
+            let stored = object.to_json();
+            let again = kind.decode_stored(&stored).unwrap_or_else(|e| panic!("{}: {e}", r.kind));
+            assert_eq!(again.to_json(), stored);
+            let mut update = again.clone_box();
+            kind.prepare_update(&mut *update, &*object);
+            kind.prepare_status_update(&mut *update, &*object);
+            kind.default(&mut *update);
+            assert_eq!(update.to_value(), object.to_value(), "{}: defaulting is idempotent", r.kind);
+            assert_eq!(update.to_value()["kind"], r.kind);
+        }
+    }
 }

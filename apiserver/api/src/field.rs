@@ -167,6 +167,10 @@ impl Errors {
         let items = if min == 1 { "item" } else { "items" };
         self.push(Type::TooFew, path, Some(actual.to_string()), format!("must have at least {min} {items}"));
     }
+    /// Something is wrong with us, not with the object.
+    pub fn internal(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(Type::InternalError, path, None, detail);
+    }
     /// For a field whose type holds no valid value (a quantity that is none).
     pub fn type_invalid(&mut self, path: &Path, value: impl serde::Serialize, detail: impl Into<String>) {
         self.push(Type::TypeInvalid, path, Some(show(&value)), detail);

@@ -2,6 +2,7 @@
 //!
 //! Every other crate of the workspace may import this one; it imports none of them.
 
+pub mod age;
 pub mod clock;
 pub mod conditions;
 pub mod field;

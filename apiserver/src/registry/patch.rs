@@ -96,8 +96,8 @@ fn json_patch(current: &Value, patch: Value) -> Result<Value> {
             "The allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {operations}"
         )));
     }
-    let patch: json_patch::Patch =
-        serde_json::from_value(patch).map_err(|e| ApiError::BadRequest(format!("error decoding patch: {e}")))?;
+    let patch: json_patch::Patch = serde_json::from_value(patch)
+        .map_err(|e| ApiError::BadRequest(format!("error decoding patch: {e}")))?;
     let mut value = current.clone();
     let mut copied = 0;
     for (i, operation) in patch.0.iter().enumerate() {

@@ -1,0 +1,100 @@
+//! Addresses, ports and protocols.
+
+use api::field::{Errors, Path};
+use api::names;
+use std::net::IpAddr;
+
+pub(in crate::kinds) const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+
+/// An IP address; the address is answered for further checks.
+pub(in crate::kinds) fn ip(text: &str, path: &Path, errors: &mut Errors) -> Option<IpAddr> {
+    let ip = text.parse().ok();
+    if ip.is_none() {
+        errors.invalid(path, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+    }
+    ip
+}
+
+/// An address that traffic may be sent to: not loopback, link-local and the like.
+pub(in crate::kinds) fn endpoint_ip(ip: IpAddr, path: &Path, errors: &mut Errors) {
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let link_local_multicast = match ip {
+        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
+    };
+    let fault = match () {
+        () if ip.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
+        () if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        () if link_local => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        () if link_local_multicast => {
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+        }
+        () => return,
+    };
+    errors.invalid(path, ip.to_string(), fault);
+}
+
+/// A network in CIDR form.
+pub(in crate::kinds) fn cidr(text: &str, path: &Path, errors: &mut Errors) {
+    let valid = text.split_once('/').is_some_and(|(ip, bits)| match (ip.parse(), bits.parse::<u8>()) {
+        (Ok(IpAddr::V4(_)), Ok(bits)) => bits <= 32,
+        (Ok(IpAddr::V6(_)), Ok(bits)) => bits <= 128,
+        _ => false,
+    });
+    if !valid {
+        errors.invalid(path, text, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+    }
+}
+
+pub(in crate::kinds) fn port(port: i32, path: &Path, errors: &mut Errors) {
+    errors.invalid_each(path, port, names::port_number(i64::from(port)));
+}
+
+pub(in crate::kinds) fn protocol(protocol: Option<&str>, path: &Path, errors: &mut Errors) {
+    match protocol.unwrap_or("") {
+        "" => errors.required(path, ""),
+        known if PROTOCOLS.contains(&known) => {}
+        other => errors.not_supported(path, other, &PROTOCOLS),
+    }
+}
+
+pub(in crate::kinds) fn app_protocol(protocol: Option<&String>, path: &Path, errors: &mut Errors) {
+    if let Some(protocol) = protocol {
+        errors.invalid_each(path, protocol, names::qualified_name(protocol));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::shared::testing::texts;
+
+    #[test]
+    fn addresses() {
+        for (text, fault) in [
+            ("10.0.0.1", None),
+            ("fd00::1", None),
+            ("0.0.0.0", Some("may not be unspecified (0.0.0.0 or ::)")),
+            ("127.0.0.1", Some("may not be in the loopback range (127.0.0.0/8, ::1/128)")),
+            ("169.254.1.1", Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)")),
+            ("ff02::1", Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")),
+            ("010.0.0.1", Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")),
+        ] {
+            let (mut errors, path) = (Errors::default(), Path::new("ip"));
+            if let Some(ip) = ip(text, &path, &mut errors) {
+                endpoint_ip(ip, &path, &mut errors);
+            }
+            let expected: Vec<_> =
+                fault.iter().map(|f| format!("ip: Invalid value: {text:?}: {f}")).collect();
+            assert_eq!(texts(errors), expected);
+        }
+        let mut errors = Errors::default();
+        cidr("10.0.0.0/24", &Path::new("c"), &mut errors);
+        assert!(errors.is_empty());
+        cidr("10.0.0.0/33", &Path::new("c"), &mut errors);
+        assert_eq!(errors.0.len(), 1);
+    }
+}
