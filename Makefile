@@ -1,0 +1,36 @@
+# What CI and the README call; nothing else is needed.
+.PHONY: run test lint bench doc images clean-run
+
+CARGO ?= cargo
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+
+# Build, start a server, run the StatefulSet example and show it. Safe to repeat.
+run:
+	tests/setup.sh
+	$(CARGO) build --release --bin minik8s --bin minik8s-ctl
+	examples/kubia/run.sh
+
+# Sets the machine up where needed, then runs every test there is.
+test: images
+	$(CARGO) build --workspace --all-targets
+ifeq ($(NEXTEST),yes)
+	$(CARGO) nextest run --workspace --no-fail-fast
+else
+	$(CARGO) test --workspace --no-fail-fast
+endif
+
+images:
+	tests/setup.sh
+	tests/images.sh
+	tests/clients.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+bench: images
+	$(CARGO) build --release --workspace
+	tests/bench.sh
+
+doc:
+	$(CARGO) doc --workspace --no-deps
