@@ -4,7 +4,14 @@
 //! as long as it belongs there, so that one pod's change rewrites one slice. Names are derived from service, ports and
 //! number: a create that a stale cache repeats finds the name taken instead of making a double.
 
-use crate::endpoints_of::{self, Member, Port};
+use crate::{
+    context::{self, Ctx, delete_as_seen},
+    endpoints_of::{self, Member, Port},
+    error::{Result, ignore_not_found, is_namespace_terminating},
+    run::{Controller, Next, ObjectKey},
+};
+use async_trait::async_trait;
+use client::{Change, Queue, Store};
 use k8s_openapi::{
     api::{
         core::v1::{ObjectReference, Pod, Service},
@@ -24,6 +31,70 @@ pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
+
+pub struct EndpointSlices {
+    ctx: Arc<Ctx>,
+    services: Store<Service>,
+    pods: Store<Pod>,
+    slices: Store<EndpointSlice>,
+}
+
+impl EndpointSlices {
+    pub fn new(ctx: Arc<Ctx>) -> Self {
+        let (services, pods, slices) = (ctx.informers.store(), ctx.informers.store(), ctx.informers.store());
+        Self { ctx, services, pods, slices }
+    }
+}
+
+#[async_trait]
+impl Controller for EndpointSlices {
+    type Key = ObjectKey;
+    const NAME: &'static str = "endpointslice";
+
+    fn watch(&self, queue: &Queue<ObjectKey>) {
+        endpoints_of::watch_services_and_pods(&self.services, &self.pods, queue);
+        let queue = queue.clone();
+        self.slices.on_change(move |change: &Change<EndpointSlice>| {
+            let meta = &change.object().metadata;
+            if let Some(service) = service_of(meta) {
+                queue.add(ObjectKey::new(context::namespace(meta), service));
+            }
+        });
+    }
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next> {
+        let existing: Vec<Arc<EndpointSlice>> = self
+            .slices
+            .in_namespace(&key.namespace)
+            .into_iter()
+            .filter(|s| service_of(&s.metadata) == Some(key.name.as_str()))
+            .collect();
+        let plan = match self.services.get(&key.namespace, &key.name) {
+            Some(service) => plan(&service, &self.pods.in_namespace(&key.namespace), &existing),
+            None => Plan { delete: existing, ..Plan::default() },
+        };
+        let api = self.ctx.api::<EndpointSlice>(&key.namespace);
+        for slice in &plan.create {
+            match api.create(&Default::default(), slice).await {
+                Err(error) if is_namespace_terminating(&error) => return Ok(Next::Wait),
+                other => other.map(|_| ())?,
+            }
+        }
+        for slice in &plan.update {
+            ignore_not_found(api.replace(context::name(&slice.metadata), &Default::default(), slice).await)?;
+        }
+        for slice in &plan.delete {
+            ignore_not_found(delete_as_seen(&api, &slice.metadata).await)?;
+        }
+        Ok(Next::Wait)
+    }
+}
+
+/// The service that one of this controller's slices belongs to.
+fn service_of(meta: &ObjectMeta) -> Option<&str> {
+    let labels = meta.labels.as_ref()?;
+    (labels.get(MANAGED_BY).map(String::as_str) == Some(MANAGER)).then(|| labels.get(SERVICE_NAME))?.map(String::as_str)
+}
 
 #[derive(Debug, Default, PartialEq)]
 pub struct Plan {
@@ -226,5 +297,119 @@ pub fn pod_reference(pod: &Pod) -> ObjectReference {
         name: pod.metadata.name.clone(),
         uid: pod.metadata.uid.clone(),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, from_value, json};
+
+    fn service(extra: Value) -> Service {
+        let mut object = json!({
+            "metadata": {"name": "web", "namespace": "ns", "uid": "s1", "labels": {"team": "a"}},
+            "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.9",
+                     "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}]},
+        });
+        json_patch::merge(&mut object, &extra);
+        from_value(object).unwrap()
+    }
+
+    fn pod(name: &str, port: i32, ready: bool, extra: Value) -> Arc<Pod> {
+        let mut object = json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": format!("u-{name}"), "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": port}]}]},
+            "status": {"phase": "Running", "podIP": format!("10.244.1.{}", name.len() + port as usize % 100),
+                       "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
+        });
+        json_patch::merge(&mut object, &extra);
+        Arc::new(from_value(object).unwrap())
+    }
+
+    /// Applies a plan as the API server would.
+    fn apply(plan: &Plan, before: &[Arc<EndpointSlice>]) -> Vec<Arc<EndpointSlice>> {
+        let gone = |s: &EndpointSlice| plan.delete.iter().any(|d| d.metadata.name == s.metadata.name);
+        let changed = |s: &EndpointSlice| plan.update.iter().find(|u| u.metadata.name == s.metadata.name).cloned();
+        let kept = before.iter().filter(|s| !gone(s)).map(|s| Arc::new(changed(s).unwrap_or_else(|| (**s).clone())));
+        kept.chain(plan.create.iter().cloned().map(Arc::new)).collect()
+    }
+
+    #[test]
+    fn a_service_without_pods_has_one_empty_slice() {
+        let plan = plan(&service(json!({})), &[], &[]);
+        assert_eq!(plan.create.len(), 1);
+        assert_eq!(plan.create[0].endpoints, None);
+        let labels = plan.create[0].metadata.labels.clone().unwrap();
+        assert_eq!(labels[SERVICE_NAME], "web");
+        assert_eq!(labels["team"], "a");
+        assert_eq!(super::plan(&service(json!({})), &[], &apply(&plan, &[])), Plan::default(), "settled");
+    }
+
+    #[test]
+    fn conditions_follow_readiness_and_termination() {
+        let gone = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        let pods = [
+            pod("a", 8080, true, json!({})),
+            pod("bb", 8080, false, json!({})),
+            pod("ccc", 8080, true, gone),
+            pod("dddd", 8080, true, json!({"status": {"phase": "Failed"}})),
+            pod("no-ip", 8080, true, json!({"status": {"podIP": null}})),
+        ];
+        let conditions = |service: &Service| -> Vec<(bool, bool, bool)> {
+            let plan = plan(service, &pods, &[]);
+            let endpoints = plan.create[0].endpoints.clone().unwrap();
+            let of = |e: &Endpoint| e.conditions.clone().unwrap();
+            endpoints
+                .iter()
+                .map(|e| (of(e).ready == Some(true), of(e).serving == Some(true), of(e).terminating == Some(true)))
+                .collect()
+        };
+        assert_eq!(
+            conditions(&service(json!({}))),
+            [(true, true, false), (false, false, false), (false, true, true)]
+        );
+        let everyone = service(json!({"spec": {"publishNotReadyAddresses": true}}));
+        assert_eq!(conditions(&everyone), [(true, true, false), (true, false, false), (true, true, true)]);
+    }
+
+    #[test]
+    fn pods_whose_named_port_differs_get_slices_of_their_own() {
+        let pods = [pod("a", 8080, true, json!({})), pod("b", 9090, true, json!({}))];
+        let plan = plan(&service(json!({})), &pods, &[]);
+        let ports: Vec<i32> = plan.create.iter().map(|s| s.ports.as_ref().unwrap()[0].port.unwrap()).collect();
+        assert_eq!(ports, [8080, 9090]);
+    }
+
+    #[test]
+    fn hostnames_are_published_where_the_subdomain_is_the_service() {
+        let with = |subdomain: &str| {
+            let extra = json!({"spec": {"hostname": "web-0", "subdomain": subdomain}});
+            plan(&service(json!({})), &[pod("web-0", 80, true, extra)], &[]).create[0].endpoints.clone().unwrap()[0]
+                .hostname
+                .clone()
+        };
+        assert_eq!(with("web").as_deref(), Some("web-0"));
+        assert_eq!(with("other"), None);
+    }
+
+    #[test]
+    fn one_pods_change_rewrites_one_slice_and_large_services_are_cut() {
+        let mut pods: Vec<_> = (0..250).map(|i| pod(&format!("p{i:03}"), 8080, true, json!({}))).collect();
+        let first = plan(&service(json!({})), &pods, &[]);
+        let slices = apply(&first, &[]);
+        assert_eq!(slices.iter().map(|s| s.endpoints.as_ref().unwrap().len()).collect::<Vec<_>>(), [100, 100, 50]);
+        pods[7] = pod("p007", 8080, false, json!({}));
+        let second = plan(&service(json!({})), &pods, &slices);
+        assert_eq!((second.create.len(), second.update.len(), second.delete.len()), (0, 1, 0));
+        let third = plan(&service(json!({})), &[], &apply(&second, &slices));
+        assert_eq!(apply(&third, &slices).len(), 1, "one empty slice stays");
+    }
+
+    #[test]
+    fn no_selector_or_no_service_means_no_slices() {
+        let slices = apply(&plan(&service(json!({})), &[], &[]), &[]);
+        for extra in [json!({"spec": {"selector": null}}), json!({"spec": {"type": "ExternalName"}})] {
+            assert_eq!(plan(&service(extra), &[], &slices).delete.len(), 1);
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! What pods a service's endpoints are, shared by EndpointSlices and the older Endpoints: pure.
 
+use crate::run::ObjectKey;
 use api::pod;
+use client::{Change, Queue, Store};
 use k8s_openapi::{
     api::core::v1::{Pod, Service, ServicePort},
     apimachinery::pkg::util::intstr::IntOrString,
@@ -47,6 +49,34 @@ pub fn selects(service: &Service, pod: &Pod) -> bool {
     let Some(selector) = service.spec.as_ref().and_then(|s| s.selector.as_ref()) else { return false };
     let labels = pod.metadata.labels.as_ref();
     !selector.is_empty() && selector.iter().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
+}
+
+/// Adds to `queue` every service that changes, and the services whose endpoints a changed pod is or was.
+pub fn watch_services_and_pods(services: &Store<Service>, pods: &Store<Pod>, queue: &Queue<ObjectKey>) {
+    let added = queue.clone();
+    services.on_change(move |change| added.add(ObjectKey::of(&change.object().metadata)));
+    let (services, queue) = (services.clone(), queue.clone());
+    pods.on_change(move |change| {
+        let (old, new) = match change {
+            Change::Applied { old, new } => (old.as_ref(), Some(new)),
+            Change::Deleted(last) => (Some(last), None),
+        };
+        if let (Some(old), Some(new)) = (old, new)
+            && old.metadata.labels == new.metadata.labels
+            && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+            && old.status.as_ref().and_then(|s| s.pod_ip.as_ref()) == new.status.as_ref().and_then(|s| s.pod_ip.as_ref())
+            && pod::is_ready(old) == pod::is_ready(new)
+            && pod::is_terminal(old) == pod::is_terminal(new)
+        {
+            return;
+        }
+        let namespace = change.object().metadata.namespace.as_deref().unwrap_or_default();
+        for service in services.in_namespace(namespace) {
+            if [old, new].into_iter().flatten().any(|p| selects(&service, p)) {
+                queue.add(ObjectKey::of(&service.metadata));
+            }
+        }
+    });
 }
 
 /// The members of a service, in the order of their names.

@@ -10,10 +10,12 @@
 
 mod follow;
 mod lines;
+mod partial;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use partial::PartialObject;
 pub use store::Store;
 
 use crate::lock;
@@ -74,7 +76,7 @@ struct Shared {
     client: kube::Client,
     token: CancellationToken,
     tracker: TaskTracker,
-    stores: Mutex<HashMap<TypeId, Running>>,
+    stores: Mutex<HashMap<(TypeId, String), Running>>,
 }
 
 struct Running {
@@ -92,18 +94,29 @@ impl Informers {
 
     /// The shared store of a kind (all namespaces). Idempotent. Must be called within a tokio runtime.
     pub fn store<K: Cached>(&self) -> Store<K> {
+        self.store_at(Store::<K>::path())
+    }
+
+    /// The shared store of the metadata of a collection, whatever its kind: `/apis/apps/v1/statefulsets`.
+    /// Idempotent. Must be called within a tokio runtime.
+    pub fn metadata(&self, path: &str) -> Store<PartialObject> {
+        self.store_at(path.to_owned())
+    }
+
+    fn store_at<K: Cached>(&self, path: String) -> Store<K> {
         let mut stores = lock(&self.shared.stores);
-        if let Some(store) = stores.get(&TypeId::of::<K>()).and_then(|r| r.store.downcast_ref::<Store<K>>()) {
+        let key = (TypeId::of::<K>(), path.clone());
+        if let Some(store) = stores.get(&key).and_then(|r| r.store.downcast_ref::<Store<K>>()) {
             return store.clone();
         }
         let store = Store { inner: Arc::new(store::Inner::<K>::new(self.shared.token.clone())) };
         let running = Running { store: Box::new(store.clone()), synced: store.inner.subscribe_synced() };
-        stores.insert(TypeId::of::<K>(), running);
+        stores.insert(key, running);
         drop(stores);
         let (inner, client, token) =
             (store.inner.clone(), self.shared.client.clone(), self.shared.token.clone());
         self.shared.tracker.spawn(async move {
-            let follower = follow::Follower { client, path: Store::<K>::path(), sink: &*inner };
+            let follower = follow::Follower { client, path, sink: &*inner };
             token.run_until_cancelled(follower.run()).await;
         });
         store

@@ -6,7 +6,7 @@ pub mod informer;
 pub mod queue;
 
 pub use events::Recorder;
-pub use informer::{Cached, Change, Informers, Store};
+pub use informer::{Cached, Change, Informers, PartialObject, Store};
 pub use queue::Queue;
 
 #[cfg(test)]
