@@ -1,1 +1,11 @@
-//! Placeholder.
+//! What the suite drives the cluster with: a real server of its own for each test, real kubectl, real containers.
+//!
+//! A test never sleeps: it waits for a condition with [`wait_for`], which reports the last state it saw.
+
+pub mod cluster;
+pub mod kubectl;
+pub mod wait;
+
+pub use cluster::{Options, TestCluster};
+pub use kubectl::{Output, Version};
+pub use wait::wait_for;
