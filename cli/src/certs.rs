@@ -6,8 +6,8 @@
 
 use crate::Exit;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 use std::{
     fs,
@@ -42,9 +42,12 @@ pub struct Names {
 
 /// Loads or makes everything below `dir` (mode 0700).
 pub fn load_or_make(dir: &Path, names: &Names) -> Result<Certificates, Exit> {
-    let fail = |what: &str, e: &dyn std::fmt::Display| Exit::failed(format!("cannot {what} in {}: {e}", dir.display()));
+    let fail = |what: &str, e: &dyn std::fmt::Display| {
+        Exit::failed(format!("cannot {what} in {}: {e}", dir.display()))
+    };
     fs::create_dir_all(dir).map_err(|e| fail("make the certificate directory", &e))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(|e| fail("protect certificates", &e))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+        .map_err(|e| fail("protect certificates", &e))?;
     let paths = |name: &str| -> PathBuf { dir.join(name) };
 
     let ca_key = load_or_make_key(&paths("ca.key"))?;
@@ -66,7 +69,8 @@ pub fn load_or_make(dir: &Path, names: &Names) -> Result<Certificates, Exit> {
         serving.subject_alt_names.push(SanType::DnsName(name));
     }
     serving.subject_alt_names.extend(names.ips.iter().copied().map(SanType::IpAddress));
-    let (serving_cert, serving_key) = sign(serving, &issuer).map_err(|e| fail("sign the serving certificate", &e))?;
+    let (serving_cert, serving_key) =
+        sign(serving, &issuer).map_err(|e| fail("sign the serving certificate", &e))?;
 
     let (admin_cert, admin_key) = match load_admin(dir) {
         Some(pair) => pair,
@@ -99,7 +103,8 @@ fn ca_params() -> CertificateParams {
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "minik8s-ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     set_life(&mut params, CA_YEARS);
     params
 }
@@ -120,7 +125,9 @@ fn leaf_params(name: &str, organization: Option<&str>, usage: ExtendedKeyUsagePu
 
 fn set_life(params: &mut CertificateParams, years: i16) {
     let today = jiff::Zoned::now().with_time_zone(jiff::tz::TimeZone::UTC).date();
-    let date = |d: jiff::civil::Date| date_time_ymd(d.year().into(), d.month().unsigned_abs(), d.day().unsigned_abs());
+    let date = |d: jiff::civil::Date| {
+        date_time_ymd(d.year().into(), d.month().unsigned_abs(), d.day().unsigned_abs())
+    };
     params.not_before = date(today.saturating_sub(jiff::Span::new().days(BACKDATE_DAYS)));
     params.not_after = date(today.saturating_add(jiff::Span::new().years(years)));
 }
@@ -132,7 +139,8 @@ fn sign(params: CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Result<(Stri
 }
 
 fn load_or_make_key(path: &Path) -> Result<KeyPair, Exit> {
-    let fail = |e: &dyn std::fmt::Display| Exit::failed(format!("cannot use the key {}: {e}", path.display()));
+    let fail =
+        |e: &dyn std::fmt::Display| Exit::failed(format!("cannot use the key {}: {e}", path.display()));
     match fs::read_to_string(path) {
         Ok(pem) => KeyPair::from_pem(&pem).map_err(|e| fail(&e)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {

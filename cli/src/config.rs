@@ -77,7 +77,10 @@ impl FromStr for Cidr {
         }
         let mask = u32::MAX << (32 - u32::from(prefix));
         if u32::from(base) & !mask != 0 {
-            return Err(format!("has host bits set; did you mean {}/{prefix}?", Ipv4Addr::from(u32::from(base) & mask)));
+            return Err(format!(
+                "has host bits set; did you mean {}/{prefix}?",
+                Ipv4Addr::from(u32::from(base) & mask)
+            ));
         }
         Ok(Self { base, prefix })
     }
@@ -198,7 +201,10 @@ impl Settings {
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
-            kubeconfig: flags.kubeconfig.or(file.kubeconfig).unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
+            kubeconfig: flags
+                .kubeconfig
+                .or(file.kubeconfig)
+                .unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
             data_dir,
             bind_address: flags.bind_address.or(file.bind_address).unwrap_or_default(),
             port: flags.port.or(file.port).unwrap_or(DEFAULT_PORT),

@@ -23,7 +23,10 @@ impl DataDir {
     /// Makes (mode 0700) or opens the directory, locks it, and reads or draws the cluster's id.
     pub fn open(root: &Path) -> Result<Self, Exit> {
         let unusable = |e: &dyn std::fmt::Display| {
-            Exit::usage(format!("cannot use the data directory {}: {e}; say another with --data-dir", root.display()))
+            Exit::usage(format!(
+                "cannot use the data directory {}: {e}; say another with --data-dir",
+                root.display()
+            ))
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|e| unusable(&e))?;
         let lock = File::options()
@@ -49,7 +52,10 @@ impl DataDir {
             Err(e) => return Err(unusable(&e)),
         };
         if cluster_id.len() != 8 || !cluster_id.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(Exit::usage(format!("{} does not hold a cluster id; restore it or reset", path.display())));
+            return Err(Exit::usage(format!(
+                "{} does not hold a cluster id; restore it or reset",
+                path.display()
+            )));
         }
         Ok(Self { root: root.to_owned(), cluster_id, _lock: lock })
     }

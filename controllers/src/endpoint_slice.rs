@@ -93,7 +93,9 @@ impl Controller for EndpointSlices {
 /// The service that one of this controller's slices belongs to.
 fn service_of(meta: &ObjectMeta) -> Option<&str> {
     let labels = meta.labels.as_ref()?;
-    (labels.get(MANAGED_BY).map(String::as_str) == Some(MANAGER)).then(|| labels.get(SERVICE_NAME))?.map(String::as_str)
+    (labels.get(MANAGED_BY).map(String::as_str) == Some(MANAGER))
+        .then(|| labels.get(SERVICE_NAME))?
+        .map(String::as_str)
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -149,8 +151,7 @@ fn plan_group(
     plan: &mut Plan,
 ) {
     let order: Vec<String> = members.iter().map(uid_of).collect();
-    let mut wanted: HashMap<String, Endpoint> =
-        members.iter().map(|m| (uid_of(m), endpoint(m))).collect();
+    let mut wanted: HashMap<String, Endpoint> = members.iter().map(|m| (uid_of(m), endpoint(m))).collect();
     // Keep what is in place.
     let mut filled: Vec<Vec<Endpoint>> = slices
         .iter()
@@ -329,8 +330,10 @@ mod tests {
     /// Applies a plan as the API server would.
     fn apply(plan: &Plan, before: &[Arc<EndpointSlice>]) -> Vec<Arc<EndpointSlice>> {
         let gone = |s: &EndpointSlice| plan.delete.iter().any(|d| d.metadata.name == s.metadata.name);
-        let changed = |s: &EndpointSlice| plan.update.iter().find(|u| u.metadata.name == s.metadata.name).cloned();
-        let kept = before.iter().filter(|s| !gone(s)).map(|s| Arc::new(changed(s).unwrap_or_else(|| (**s).clone())));
+        let changed =
+            |s: &EndpointSlice| plan.update.iter().find(|u| u.metadata.name == s.metadata.name).cloned();
+        let kept =
+            before.iter().filter(|s| !gone(s)).map(|s| Arc::new(changed(s).unwrap_or_else(|| (**s).clone())));
         kept.chain(plan.create.iter().cloned().map(Arc::new)).collect()
     }
 
@@ -361,7 +364,9 @@ mod tests {
             let of = |e: &Endpoint| e.conditions.clone().unwrap();
             endpoints
                 .iter()
-                .map(|e| (of(e).ready == Some(true), of(e).serving == Some(true), of(e).terminating == Some(true)))
+                .map(|e| {
+                    (of(e).ready == Some(true), of(e).serving == Some(true), of(e).terminating == Some(true))
+                })
                 .collect()
         };
         assert_eq!(
@@ -376,7 +381,8 @@ mod tests {
     fn pods_whose_named_port_differs_get_slices_of_their_own() {
         let pods = [pod("a", 8080, true, json!({})), pod("b", 9090, true, json!({}))];
         let plan = plan(&service(json!({})), &pods, &[]);
-        let ports: Vec<i32> = plan.create.iter().map(|s| s.ports.as_ref().unwrap()[0].port.unwrap()).collect();
+        let ports: Vec<i32> =
+            plan.create.iter().map(|s| s.ports.as_ref().unwrap()[0].port.unwrap()).collect();
         assert_eq!(ports, [8080, 9090]);
     }
 
@@ -384,7 +390,10 @@ mod tests {
     fn hostnames_are_published_where_the_subdomain_is_the_service() {
         let with = |subdomain: &str| {
             let extra = json!({"spec": {"hostname": "web-0", "subdomain": subdomain}});
-            plan(&service(json!({})), &[pod("web-0", 80, true, extra)], &[]).create[0].endpoints.clone().unwrap()[0]
+            plan(&service(json!({})), &[pod("web-0", 80, true, extra)], &[]).create[0]
+                .endpoints
+                .clone()
+                .unwrap()[0]
                 .hostname
                 .clone()
         };
@@ -397,7 +406,10 @@ mod tests {
         let mut pods: Vec<_> = (0..250).map(|i| pod(&format!("p{i:03}"), 8080, true, json!({}))).collect();
         let first = plan(&service(json!({})), &pods, &[]);
         let slices = apply(&first, &[]);
-        assert_eq!(slices.iter().map(|s| s.endpoints.as_ref().unwrap().len()).collect::<Vec<_>>(), [100, 100, 50]);
+        assert_eq!(
+            slices.iter().map(|s| s.endpoints.as_ref().unwrap().len()).collect::<Vec<_>>(),
+            [100, 100, 50]
+        );
         pods[7] = pod("p007", 8080, false, json!({}));
         let second = plan(&service(json!({})), &pods, &slices);
         assert_eq!((second.create.len(), second.update.len(), second.delete.len()), (0, 1, 0));

@@ -33,7 +33,8 @@ pub struct EndpointsController {
 
 impl EndpointsController {
     pub fn new(ctx: Arc<Ctx>) -> Self {
-        let (services, pods, endpoints) = (ctx.informers.store(), ctx.informers.store(), ctx.informers.store());
+        let (services, pods, endpoints) =
+            (ctx.informers.store(), ctx.informers.store(), ctx.informers.store());
         Self { ctx, services, pods, endpoints }
     }
 }
@@ -193,7 +194,11 @@ mod tests {
                 .unwrap(),
             )
         };
-        let pods = [pod("a", "10.0.0.1", 80, "True"), pod("b", "10.0.0.2", 80, "False"), pod("c", "10.0.0.3", 90, "True")];
+        let pods = [
+            pod("a", "10.0.0.1", 80, "True"),
+            pod("b", "10.0.0.2", 80, "False"),
+            pod("c", "10.0.0.3", 90, "True"),
+        ];
         let endpoints = plan(&service, &pods).unwrap();
         let ips = |a: &Option<Vec<EndpointAddress>>| -> Vec<String> {
             a.iter().flatten().map(|a| a.ip.clone()).collect()
@@ -216,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_service_without_selector_is_left_to_people() {
-        let service: Service = from_value(json!({"metadata": {"name": "x"}, "spec": {"ports": [{"port": 1}]}})).unwrap();
+        let service: Service =
+            from_value(json!({"metadata": {"name": "x"}, "spec": {"ports": [{"port": 1}]}})).unwrap();
         assert_eq!(plan(&service, &[]), None);
     }
 }

@@ -64,7 +64,8 @@ pub fn watch_services_and_pods(services: &Store<Service>, pods: &Store<Pod>, que
         if let (Some(old), Some(new)) = (old, new)
             && old.metadata.labels == new.metadata.labels
             && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
-            && old.status.as_ref().and_then(|s| s.pod_ip.as_ref()) == new.status.as_ref().and_then(|s| s.pod_ip.as_ref())
+            && old.status.as_ref().and_then(|s| s.pod_ip.as_ref())
+                == new.status.as_ref().and_then(|s| s.pod_ip.as_ref())
             && pod::is_ready(old) == pod::is_ready(new)
             && pod::is_terminal(old) == pod::is_terminal(new)
         {
@@ -81,7 +82,8 @@ pub fn watch_services_and_pods(services: &Store<Service>, pods: &Store<Pod>, que
 
 /// The members of a service, in the order of their names.
 pub fn members(service: &Service, pods: &[Arc<Pod>]) -> Vec<Member> {
-    let mut members: Vec<Member> = pods.iter().filter(|p| selects(service, p)).filter_map(|p| member(service, p)).collect();
+    let mut members: Vec<Member> =
+        pods.iter().filter(|p| selects(service, p)).filter_map(|p| member(service, p)).collect();
     members.sort_by(|a, b| a.pod.metadata.name.cmp(&b.pod.metadata.name));
     members
 }
@@ -116,17 +118,24 @@ fn port_on(port: &ServicePort, candidate: &Pod) -> Option<Port> {
         None => port.port,
         Some(IntOrString::Int(0)) => port.port,
         Some(IntOrString::Int(n)) => *n,
-        Some(IntOrString::String(name)) => candidate
-            .spec
-            .as_ref()?
-            .containers
-            .iter()
-            .chain(candidate.spec.iter().flat_map(|s| s.init_containers.iter().flatten().filter(|c| pod::is_sidecar(c))))
-            .flat_map(|c| c.ports.iter().flatten())
-            .find(|p| {
-                p.name.as_ref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol
-            })?
-            .container_port,
+        Some(IntOrString::String(name)) => {
+            candidate
+                .spec
+                .as_ref()?
+                .containers
+                .iter()
+                .chain(
+                    candidate
+                        .spec
+                        .iter()
+                        .flat_map(|s| s.init_containers.iter().flatten().filter(|c| pod::is_sidecar(c))),
+                )
+                .flat_map(|c| c.ports.iter().flatten())
+                .find(|p| {
+                    p.name.as_ref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol
+                })?
+                .container_port
+        }
     };
     Some(Port {
         name: port.name.clone().unwrap_or_default(),

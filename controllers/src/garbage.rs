@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// A collection as discovery names it.
@@ -51,6 +52,28 @@ pub struct Garbage {
     graph: Arc<Mutex<Graph>>,
 }
 
+/// How long to wait before asking discovery again, when it did not answer.
+const DISCOVERY_RETRY: Duration = Duration::from_millis(200);
+
+/// Runs the collector once discovery has said what there is to follow.
+pub async fn run(ctx: Arc<Ctx>) {
+    let token = ctx.token.clone();
+    let discovered = token.run_until_cancelled(async {
+        loop {
+            match Garbage::new(Arc::clone(&ctx)).await {
+                Ok(garbage) => return garbage,
+                Err(error) => {
+                    tracing::debug!(error = error.chain(), "discovery did not answer, asking again")
+                }
+            }
+            tokio::time::sleep(DISCOVERY_RETRY).await;
+        }
+    });
+    if let Some(garbage) = discovered.await {
+        crate::run::run(ctx, garbage).await;
+    }
+}
+
 /// The live state of an object, as the API server has it now.
 #[derive(Debug, Deserialize)]
 struct Live {
@@ -71,7 +94,8 @@ impl Garbage {
             for resource in list.resources {
                 let can = |verb: &str| resource.verbs.iter().any(|v| v == verb);
                 // Events own nothing and are owned by nothing, and there are many of them.
-                if resource.name.contains('/') || resource.kind == "Event" || !can("watch") || !can("delete") {
+                if resource.name.contains('/') || resource.kind == "Event" || !can("watch") || !can("delete")
+                {
                     continue;
                 }
                 let collection =
@@ -88,7 +112,9 @@ impl Garbage {
 
     async fn live(&self, node: &Node) -> Result<Option<Live>> {
         let identity = &node.identity;
-        let Some(collection) = self.collection(&identity.api_version, &identity.kind) else { return Ok(None) };
+        let Some(collection) = self.collection(&identity.api_version, &identity.kind) else {
+            return Ok(None);
+        };
         let found: Option<Live> =
             get_opt(&self.ctx.client, &collection.object(&identity.namespace, &identity.name)).await?;
         Ok(found.filter(|live| live.metadata.uid.as_deref() == Some(node.uid.as_str())))
@@ -100,7 +126,8 @@ impl Garbage {
             // A kind we do not serve: nothing can be said, so nothing is deleted.
             return Ok(true);
         };
-        let found: Option<Live> = get_opt(&self.ctx.client, &collection.object(namespace, &owner.name)).await?;
+        let found: Option<Live> =
+            get_opt(&self.ctx.client, &collection.object(namespace, &owner.name)).await?;
         Ok(found.is_some_and(|live| live.metadata.uid.as_deref() == Some(owner.uid.as_str())))
     }
 
@@ -168,8 +195,12 @@ impl Controller for Garbage {
             let (api_version, kind) = (api_version.clone(), kind.clone());
             store.on_change(move |change| {
                 let again = match change {
-                    Change::Applied { new, .. } => lock(&graph).apply(node(&api_version, &kind, &new.metadata)),
-                    Change::Deleted(last) => lock(&graph).remove(last.metadata.uid.as_deref().unwrap_or_default()),
+                    Change::Applied { new, .. } => {
+                        lock(&graph).apply(node(&api_version, &kind, &new.metadata))
+                    }
+                    Change::Deleted(last) => {
+                        lock(&graph).remove(last.metadata.uid.as_deref().unwrap_or_default())
+                    }
                 };
                 again.into_iter().for_each(|uid| queue.add(uid));
             });
@@ -197,11 +228,17 @@ impl Controller for Garbage {
         }
         match action {
             // Owners that came to be unknown in between: look again.
-            Action::Ask(_) => return Err(Error::NotYet(format!("owners of {} changed meanwhile", node.identity.name))),
+            Action::Ask(_) => {
+                return Err(Error::NotYet(format!("owners of {} changed meanwhile", node.identity.name)));
+            }
             Action::Nothing => {}
             Action::DropOwners(owners) => self.drop_owners(&node, &live, &owners).await?,
             Action::Delete { propagation } => {
-                tracing::debug!(kind = node.identity.kind, name = node.identity.name, "no owner lives: deleting");
+                tracing::debug!(
+                    kind = node.identity.kind,
+                    name = node.identity.name,
+                    "no owner lives: deleting"
+                );
                 self.delete(&node, &live, propagation).await?;
             }
             Action::FinishForeground => self.drop_finalizer(&node, &live, graph::FOREGROUND).await?,

@@ -5,9 +5,14 @@
 //! [`run::Controller`]; queues, workers, back-off, deadlines and metrics are [`run`]'s.
 
 pub mod context;
+pub mod endpoint_slice;
+pub mod endpoints;
+mod endpoints_of;
 pub mod error;
+pub mod garbage;
 pub mod run;
 pub mod stateful_set;
+pub mod volumes;
 
 use api::clock::{Clock, RealClock};
 use client::Informers;
@@ -58,8 +63,14 @@ enum Group {
 type Start = fn(Arc<Ctx>) -> BoxFuture<'static, ()>;
 
 /// Every loop there is.
-const TABLE: &[(Group, Start)] =
-    &[(Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), stateful_set::StatefulSets::new(ctx))))];
+const TABLE: &[(Group, Start)] = &[
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), stateful_set::StatefulSets::new(ctx)))),
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), endpoint_slice::EndpointSlices::new(ctx)))),
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), endpoints::EndpointsController::new(ctx)))),
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), volumes::Claims::new(ctx)))),
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), volumes::Volumes::new(ctx)))),
+    (Group::Controllers, |ctx| Box::pin(garbage::run(ctx))),
+];
 
 /// All control loops of one cluster.
 pub struct Server {

@@ -19,7 +19,8 @@ use directory::Directory;
 use k8s_openapi::{
     api::{
         core::v1::{
-            HostPathVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod,
+            HostPathVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim,
+            PersistentVolumeSpec, Pod,
         },
         storage::v1::StorageClass,
     },
@@ -37,7 +38,12 @@ const BY_CLASS: &str = "class";
 fn claims_of(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     volumes
-        .filter_map(|v| Some(claim_key(context::namespace(&pod.metadata), &v.persistent_volume_claim.as_ref()?.claim_name)))
+        .filter_map(|v| {
+            Some(claim_key(
+                context::namespace(&pod.metadata),
+                &v.persistent_volume_claim.as_ref()?.claim_name,
+            ))
+        })
         .collect()
 }
 
@@ -97,7 +103,8 @@ impl Claims {
         // The cache may not show yet that an earlier run reserved another volume.
         let seen = api.list(&Default::default()).await?.items;
         let held = seen.iter().find(|v| {
-            claim_ref(v).is_some_and(|r| r.uid.is_some() && r.uid == claim.metadata.uid && binding::names(r, claim))
+            claim_ref(v)
+                .is_some_and(|r| r.uid.is_some() && r.uid == claim.metadata.uid && binding::names(r, claim))
         });
         if let Some(held) = held {
             return Ok(Some(held.clone()));
@@ -166,7 +173,11 @@ impl Claims {
 
     /// Makes the directory, then the volume that points at it: a crash between leaves a directory that the next run
     /// takes over, because both are named by the claim's UID.
-    async fn provision(&self, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<PersistentVolume> {
+    async fn provision(
+        &self,
+        claim: &PersistentVolumeClaim,
+        class: &StorageClass,
+    ) -> Result<PersistentVolume> {
         let name = format!("pvc-{}", context::uid(&claim.metadata));
         let directory = Directory::of(&self.ctx.config.volumes_dir, &name)?;
         directory.make().await?;
@@ -174,7 +185,11 @@ impl Claims {
         let capacity = wanted.resources.and_then(|r| r.requests).and_then(|r| r.get("storage").cloned());
         let annotations = BTreeMap::from([(binding::PROVISIONED_BY.to_owned(), PROVISIONER.to_owned())]);
         let volume = PersistentVolume {
-            metadata: ObjectMeta { name: Some(name.clone()), annotations: Some(annotations), ..Default::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                annotations: Some(annotations),
+                ..Default::default()
+            },
             spec: Some(PersistentVolumeSpec {
                 access_modes: wanted.access_modes,
                 capacity: capacity.map(|c| BTreeMap::from([("storage".to_owned(), c)])),
@@ -215,7 +230,8 @@ impl Controller for Claims {
         let (added, claims) = (queue.clone(), self.claims.clone());
         let waiting = move |class: &str| {
             let of_class = claims.by_index(BY_CLASS, class);
-            let unbound = of_class.into_iter().filter(|c| c.spec.as_ref().is_none_or(|s| s.volume_name.is_none()));
+            let unbound =
+                of_class.into_iter().filter(|c| c.spec.as_ref().is_none_or(|s| s.volume_name.is_none()));
             unbound.for_each(|c| added.add(ObjectKey::of(&c.metadata)));
         };
         let (added, for_class) = (queue.clone(), waiting.clone());
@@ -225,7 +241,9 @@ impl Controller for Claims {
                 let part = |s: &Option<String>| s.clone().unwrap_or_default();
                 added.add(ObjectKey::new(part(&reference.namespace), part(&reference.name)));
             } else {
-                for_class(volume.spec.as_ref().and_then(|s| s.storage_class_name.as_deref()).unwrap_or_default());
+                for_class(
+                    volume.spec.as_ref().and_then(|s| s.storage_class_name.as_deref()).unwrap_or_default(),
+                );
             }
         });
         self.classes.on_change(move |change| waiting(context::name(&change.object().metadata)));
@@ -268,7 +286,12 @@ impl Controller for Claims {
                     Ok(volume) => volume,
                     Err(error) => {
                         let text = format!("failed to provision volume: {}", error.chain());
-                        self.recorder.event(&context::reference(&*claim), "Warning", "ProvisioningFailed", &text);
+                        self.recorder.event(
+                            &context::reference(&*claim),
+                            "Warning",
+                            "ProvisioningFailed",
+                            &text,
+                        );
                         return Err(error);
                     }
                 };
@@ -337,7 +360,8 @@ impl Volumes {
             return Err(Error::NotYet("the claim still lives".to_owned()));
         }
         let name = context::name(&volume.metadata);
-        let ours = annotation(volume.metadata.annotations.as_ref(), binding::PROVISIONED_BY) == Some(PROVISIONER);
+        let ours =
+            annotation(volume.metadata.annotations.as_ref(), binding::PROVISIONED_BY) == Some(PROVISIONER);
         let path = volume.spec.as_ref().and_then(|s| s.host_path.as_ref()).map(|h| h.path.as_str());
         let directory = Directory::of(&self.ctx.config.volumes_dir, name)?;
         if !ours || path != directory.path().to_str() {
@@ -351,7 +375,10 @@ impl Volumes {
         directory.remove().await?;
         // `set_phase` moved the resourceVersion on; the UID is what must still be the same.
         let params = kube::api::DeleteParams {
-            preconditions: Some(kube::api::Preconditions { uid: volume.metadata.uid.clone(), resource_version: None }),
+            preconditions: Some(kube::api::Preconditions {
+                uid: volume.metadata.uid.clone(),
+                resource_version: None,
+            }),
             ..Default::default()
         };
         ignore_not_found(self.api().delete(name, &params).await)?;
@@ -385,7 +412,10 @@ impl Controller for Volumes {
             if let Some(name) = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()) {
                 added.add(ObjectKey::new("", name));
             } else if matches!(change, Change::Deleted(_)) {
-                let reserved = volumes.list().into_iter().filter(|v| claim_ref(v).is_some_and(|r| binding::names(r, claim)));
+                let reserved = volumes
+                    .list()
+                    .into_iter()
+                    .filter(|v| claim_ref(v).is_some_and(|r| binding::names(r, claim)));
                 reserved.for_each(|v| added.add(ObjectKey::of(&v.metadata)));
             }
         });

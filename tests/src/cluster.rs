@@ -313,6 +313,10 @@ pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the test knows where it is");
     let dir = own.parent().and_then(Path::parent).expect("tests are in target/PROFILE/deps");
     let path = dir.join(name);
-    assert!(path.is_file(), "{} is not built: run `cargo build --workspace` first (make test does)", path.display());
+    assert!(
+        path.is_file(),
+        "{} is not built: run `cargo build --workspace` first (make test does)",
+        path.display()
+    );
     path
 }

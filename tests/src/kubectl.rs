@@ -25,16 +25,17 @@ impl Version {
     pub fn path(self) -> Result<PathBuf, String> {
         let name = match self {
             Self::V1_20 => {
-                let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/kubectl-1.20/usr/bin/kubectl");
-                return root.canonicalize().map_err(|_| "kubectl 1.20 is missing: run tests/clients.sh".to_owned());
+                let root =
+                    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/kubectl-1.20/usr/bin/kubectl");
+                return root
+                    .canonicalize()
+                    .map_err(|_| "kubectl 1.20 is missing: run tests/clients.sh".to_owned());
             }
             Self::V1_27 => "kubectl.1.27",
             Self::V1_33 => "kubectl.1.33",
         };
-        let mut places: Vec<PathBuf> = std::env::var_os("PATH")
-            .iter()
-            .flat_map(std::env::split_paths)
-            .collect();
+        let mut places: Vec<PathBuf> =
+            std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
         // Where the installed `kubectl` really lives: a dispatcher keeps its versions beside itself.
         let beside: Vec<PathBuf> = places
             .iter()

@@ -35,8 +35,8 @@ fn run(arguments: args::Minik8s) -> Result<(), Exit> {
         args::Command::Agent => Err(Exit::usage(
             "`minik8s agent` is not built yet: this release runs its nodes inside `minik8s server`",
         )),
-        args::Command::Token => Err(Exit::usage(
-            "`minik8s token` is not built yet: join tokens come with `minik8s agent`",
-        )),
+        args::Command::Token => {
+            Err(Exit::usage("`minik8s token` is not built yet: join tokens come with `minik8s agent`"))
+        }
     }
 }

@@ -68,11 +68,15 @@ pub enum Action {
     /// Other owners live: drop the references to these.
     DropOwners(Vec<String>),
     /// No owner lives.
-    Delete { propagation: &'static str },
+    Delete {
+        propagation: &'static str,
+    },
     /// Being deleted in the foreground and nothing blocks any more: take the finalizer away.
     FinishForeground,
     /// Being orphaned: these dependents lose their reference to it, then the finalizer goes.
-    Orphan { dependents: Vec<String> },
+    Orphan {
+        dependents: Vec<String>,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -164,9 +168,9 @@ impl Graph {
             return Action::Orphan { dependents };
         }
         if node.waits_for_dependents() {
-            let blocked = self.dependents_of(&node.uid).any(|dependent| {
-                dependent.owners.iter().any(|o| o.uid == node.uid && o.blocks)
-            });
+            let blocked = self
+                .dependents_of(&node.uid)
+                .any(|dependent| dependent.owners.iter().any(|o| o.uid == node.uid && o.blocks));
             return if blocked { Action::Nothing } else { Action::FinishForeground };
         }
         if node.deleting || node.owners.is_empty() {

@@ -55,7 +55,8 @@ pub fn plan_claim(claim: &PersistentVolumeClaim, view: &View<'_>) -> ClaimPlan {
         return plan_named(claim, name, view);
     }
     let class_name = spec.storage_class_name.as_deref().unwrap_or("");
-    let waits_for_pod = view.class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
+    let waits_for_pod =
+        view.class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
     if waits_for_pod && !view.in_use && reserved_for(claim, view.volumes).is_none() {
         let text = "waiting for first consumer to be created before binding".to_owned();
         return ClaimPlan::Wait { event: Some(("Normal", "WaitForFirstConsumer", text)) };
@@ -71,7 +72,8 @@ pub fn plan_claim(claim: &PersistentVolumeClaim, view: &View<'_>) -> ClaimPlan {
     match &view.class {
         None => failed(format!("storageclass.storage.k8s.io {class_name:?} not found")),
         Some(class) if class.provisioner == "kubernetes.io/no-provisioner" => {
-            let text = "no persistent volumes available for this claim and its storage class makes none".to_owned();
+            let text =
+                "no persistent volumes available for this claim and its storage class makes none".to_owned();
             ClaimPlan::Wait { event: Some(("Normal", "FailedBinding", text)) }
         }
         Some(class) if class.provisioner != PROVISIONER => {
@@ -83,7 +85,9 @@ pub fn plan_claim(claim: &PersistentVolumeClaim, view: &View<'_>) -> ClaimPlan {
             );
             ClaimPlan::Wait { event: Some(("Normal", "ExternalProvisioning", text)) }
         }
-        Some(_) if spec.selector.is_some() => failed("claim.Spec.Selector is not supported by the provisioner".into()),
+        Some(_) if spec.selector.is_some() => {
+            failed("claim.Spec.Selector is not supported by the provisioner".into())
+        }
         Some(_) if spec.volume_mode.as_deref() == Some("Block") => {
             failed("volumeMode Block is not supported: the provisioner makes directories".into())
         }
@@ -106,7 +110,8 @@ fn plan_named(claim: &PersistentVolumeClaim, name: &str, view: &View<'_>) -> Cla
     };
     match volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) {
         None if completed => {
-            let message = "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!".to_owned();
+            let message =
+                "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!".to_owned();
             ClaimPlan::Lost { reason: "ClaimLost", message }
         }
         None => match mismatch(claim, volume) {
@@ -209,7 +214,8 @@ pub fn requested(claim: &PersistentVolumeClaim) -> i64 {
 }
 
 fn capacity(volume: &PersistentVolume) -> i64 {
-    quantity::of(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()).and_then(|c| c.get("storage"))).value()
+    quantity::of(volume.spec.as_ref().and_then(|s| s.capacity.as_ref()).and_then(|c| c.get("storage")))
+        .value()
 }
 
 /// An annotation's value.
@@ -265,7 +271,11 @@ mod tests {
             volume("block", "1Gi", json!({"spec": {"volumeMode": "Block"}})),
             volume("other-class", "1Gi", json!({"spec": {"storageClassName": "fast"}})),
             volume("read-only", "1Gi", json!({"spec": {"accessModes": ["ReadOnlyMany"]}})),
-            volume("taken", "1Gi", json!({"spec": {"claimRef": {"name": "x", "namespace": "ns", "uid": "u"}}})),
+            volume(
+                "taken",
+                "1Gi",
+                json!({"spec": {"claimRef": {"name": "x", "namespace": "ns", "uid": "u"}}}),
+            ),
         ];
         assert_eq!(plan(&claim(json!({})), &volumes), bind("fits"));
         let selects_big = claim(json!({"spec": {"selector": {"matchLabels": {"disk": "big"}}}}));
@@ -274,7 +284,8 @@ mod tests {
 
     #[test]
     fn a_reserved_volume_comes_first_and_a_stranger_does_not_get_it() {
-        let reserved = volume("mine", "5Gi", json!({"spec": {"claimRef": {"name": "data", "namespace": "ns"}}}));
+        let reserved =
+            volume("mine", "5Gi", json!({"spec": {"claimRef": {"name": "data", "namespace": "ns"}}}));
         let free = volume("free", "1Gi", json!({}));
         assert_eq!(plan(&claim(json!({})), &[free.clone(), reserved.clone()]), bind("mine"));
         let stranger = claim(json!({"metadata": {"name": "other", "uid": "claim-2"}}));
@@ -284,16 +295,23 @@ mod tests {
     #[test]
     fn without_a_volume_the_class_decides() {
         assert!(matches!(plan(&claim(json!({})), &[]), ClaimPlan::Provision { .. }));
-        let why = |claim: PersistentVolumeClaim, class, in_use| {
-            match plan_claim(&claim, &View { volumes: &[], class, in_use }) {
-                ClaimPlan::Wait { event: Some((_, reason, _)) } => reason,
-                other => panic!("{other:?}"),
-            }
+        let why = |claim: PersistentVolumeClaim, class, in_use| match plan_claim(
+            &claim,
+            &View { volumes: &[], class, in_use },
+        ) {
+            ClaimPlan::Wait { event: Some((_, reason, _)) } => reason,
+            other => panic!("{other:?}"),
         };
         assert_eq!(why(claim(json!({"spec": {"storageClassName": ""}})), None, true), "FailedBinding");
         assert_eq!(why(claim(json!({})), None, true), "ProvisioningFailed");
-        assert_eq!(why(claim(json!({})), class("ebs.csi.aws.com", "Immediate"), true), "ExternalProvisioning");
-        assert_eq!(why(claim(json!({})), class(PROVISIONER, "WaitForFirstConsumer"), false), "WaitForFirstConsumer");
+        assert_eq!(
+            why(claim(json!({})), class("ebs.csi.aws.com", "Immediate"), true),
+            "ExternalProvisioning"
+        );
+        assert_eq!(
+            why(claim(json!({})), class(PROVISIONER, "WaitForFirstConsumer"), false),
+            "WaitForFirstConsumer"
+        );
         assert_eq!(
             why(claim(json!({"spec": {"volumeMode": "Block"}})), class(PROVISIONER, "Immediate"), true),
             "ProvisioningFailed"
@@ -302,8 +320,10 @@ mod tests {
 
     #[test]
     fn a_bound_claim_stays_with_its_volume_and_is_lost_without_it() {
-        let bound = claim(json!({"metadata": {"annotations": {BIND_COMPLETED: "yes"}}, "spec": {"volumeName": "v"}}));
-        let reference = |uid: &str| json!({"spec": {"claimRef": {"name": "data", "namespace": "ns", "uid": uid}}});
+        let bound =
+            claim(json!({"metadata": {"annotations": {BIND_COMPLETED: "yes"}}, "spec": {"volumeName": "v"}}));
+        let reference =
+            |uid: &str| json!({"spec": {"claimRef": {"name": "data", "namespace": "ns", "uid": uid}}});
         assert_eq!(plan(&bound, &[volume("v", "1Gi", reference("claim-1"))]), bind("v"));
         assert!(matches!(plan(&bound, &[]), ClaimPlan::Lost { reason: "ClaimLost", .. }));
         let stolen = volume("v", "1Gi", reference("other"));
@@ -313,15 +333,23 @@ mod tests {
     #[test]
     fn a_volume_is_reclaimed_only_when_its_own_claim_is_gone() {
         let with = |policy: &str, uid: &str| {
-            volume("v", "1Gi", json!({"spec": {"persistentVolumeReclaimPolicy": policy,
-                "claimRef": {"name": "data", "namespace": "ns", "uid": uid}}}))
+            volume(
+                "v",
+                "1Gi",
+                json!({"spec": {"persistentVolumeReclaimPolicy": policy,
+                "claimRef": {"name": "data", "namespace": "ns", "uid": uid}}}),
+            )
         };
         let live = claim(json!({}));
         assert_eq!(plan_volume(&volume("v", "1Gi", json!({})), None), VolumePlan::Phase("Available"));
         assert_eq!(plan_volume(&with("Delete", ""), None), VolumePlan::Phase("Available"));
         assert_eq!(plan_volume(&with("Delete", "claim-1"), Some(&live)), VolumePlan::Phase("Bound"));
         assert_eq!(plan_volume(&with("Delete", "claim-1"), None), VolumePlan::Reclaim);
-        assert_eq!(plan_volume(&with("Delete", "older"), Some(&live)), VolumePlan::Reclaim, "a new claim of the name");
+        assert_eq!(
+            plan_volume(&with("Delete", "older"), Some(&live)),
+            VolumePlan::Reclaim,
+            "a new claim of the name"
+        );
         assert_eq!(plan_volume(&with("Retain", "claim-1"), None), VolumePlan::Phase("Released"));
     }
 }
