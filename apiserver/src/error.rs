@@ -1,7 +1,8 @@
 //! What can go wrong with a request, and how a client is told: the one place that names HTTP status codes.
 
 use api::field;
-use http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 pub type Result<T> = std::result::Result<T, ApiError>;
@@ -19,7 +20,7 @@ pub enum ApiError {
     AlreadyExists { group: String, resource: String, name: String },
     #[error("Operation cannot be fulfilled on {resource} {name:?}: {detail}")]
     Conflict { group: String, resource: String, name: String, detail: String },
-    #[error("{}", invalid_message(kind, name, errors))]
+    #[error("{}", invalid_message(group, kind, name, errors))]
     Invalid { group: String, kind: String, name: String, errors: field::Errors },
     /// A patch that does not fit the object it is applied to.
     #[error("the server rejected our request due to an error in our request: {0}")]
@@ -49,6 +50,9 @@ pub enum ApiError {
     Unavailable(String),
     #[error("{0}")]
     Timeout(String),
+    /// The revision asked for is ahead of the newest.
+    #[error("Too large resource version: {requested}, current: {current}")]
+    TooLargeResourceVersion { requested: u64, current: u64 },
     /// A pod, service or kubelet behind the API server did not answer.
     #[error("{0}")]
     BadGateway(String),
@@ -57,8 +61,8 @@ pub enum ApiError {
     Internal(String),
 }
 
-fn invalid_message(kind: &str, name: &str, errors: &field::Errors) -> String {
-    let name = if name.is_empty() { "<unknown>" } else { name };
+fn invalid_message(group: &str, kind: &str, name: &str, errors: &field::Errors) -> String {
+    let kind = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
     let list: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
     match list.as_slice() {
         [one] => format!("{kind} {name:?} is invalid: {one}"),
@@ -94,7 +98,9 @@ impl ApiError {
             Self::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
             Self::NotImplemented(_) => (StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
-            Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
+            Self::Timeout(_) | Self::TooLargeResourceVersion { .. } => {
+                (StatusCode::GATEWAY_TIMEOUT, "Timeout")
+            }
             Self::BadGateway(_) => (StatusCode::BAD_GATEWAY, "BadGateway"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
         }
@@ -120,6 +126,11 @@ impl ApiError {
                     .collect();
                 details = json!({"name": name, "group": group, "kind": kind, "causes": causes});
             }
+            Self::TooLargeResourceVersion { .. } => {
+                let causes =
+                    json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]);
+                details = json!({"causes": causes, "retryAfterSeconds": 1});
+            }
             Self::TooManyRequests { retry_after, .. } => details = json!({"retryAfterSeconds": retry_after}),
             _ => {}
         }
@@ -134,5 +145,26 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
             "message": self.to_string(), "reason": reason, "details": details, "code": code.as_u16(),
         })
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let code = self.code();
+        if code.is_server_error() && code != StatusCode::NOT_IMPLEMENTED {
+            // The end of an error's way: the one place it is logged.
+            tracing::error!(error = %self, "a request failed");
+        }
+        let retry_after = match &self {
+            Self::TooManyRequests { retry_after, .. } => Some(*retry_after),
+            Self::TooLargeResourceVersion { .. } => Some(1),
+            _ => None,
+        };
+        let mut response =
+            (code, [(header::CONTENT_TYPE, "application/json")], self.status().to_string()).into_response();
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }

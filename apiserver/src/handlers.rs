@@ -1,1 +1,159 @@
-//! Being written.
+//! One file per verb, each a few lines over the registry; here the choice among them.
+
+pub mod binding;
+pub mod create;
+pub mod delete;
+pub mod discovery;
+pub mod eviction;
+pub mod finalize;
+pub mod get;
+pub mod health;
+pub mod list;
+pub mod metrics;
+pub mod patch;
+pub mod respond;
+pub mod scale;
+pub mod update;
+pub mod watch;
+
+use crate::{
+    error::{ApiError, Result},
+    kinds::{AnyKind, AnyObject, Subresource},
+    registry::Call,
+    request::{
+        Incoming, body,
+        options::{FieldValidation, WriteOptions},
+    },
+    state::App,
+};
+use axum::response::Response;
+
+/// What Kubernetes says to a verb that a resource does not have.
+fn method_not_allowed() -> ApiError {
+    ApiError::MethodNotAllowed("the server does not allow this method on the requested resource".to_owned())
+}
+
+/// A request for a kind of ours.
+pub async fn resource(
+    app: &App,
+    kind: &'static dyn AnyKind,
+    subresource: Option<Subresource>,
+    incoming: Incoming,
+) -> Result<Response> {
+    use Subresource::{
+        Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Proxy, Resize,
+        Scale, Status, Token,
+    };
+    let named = !incoming.info.name.is_empty();
+    match (subresource, incoming.info.verb) {
+        (None, "get") => get::get(app, kind, incoming).await,
+        (None, "list") => list::list(app, kind, incoming).await,
+        (None, "watch") => watch::watch(app, kind, incoming).await,
+        (None, "create") if !named => create::create(app, kind, incoming).await,
+        (None, "delete") => delete::delete(app, kind, incoming).await,
+        (None, "deletecollection") => delete::collection(app, kind, incoming).await,
+        (Some(Status), "get") => get::get(app, kind, incoming).await,
+        (None | Some(Status), "update") if named => update::update(app, kind, subresource, incoming).await,
+        (None | Some(Status), "patch") if named => patch::patch(app, kind, subresource, incoming).await,
+        (Some(Scale), _) => scale::scale(app, kind, incoming).await,
+        (Some(Binding), "create") => binding::create(app, kind, incoming).await,
+        (Some(Eviction), "create") => eviction::create(app, kind, incoming).await,
+        (Some(Finalize), "update") => finalize::update(app, kind, incoming).await,
+        (Some(Token), _) => Err(not_built("tokens")),
+        (Some(Log | Exec | Attach | PortForward), _) => Err(not_built("streams")),
+        (Some(Proxy), _) => Err(not_built("proxying")),
+        (Some(EphemeralContainers), _) => Err(not_built("ephemeral containers")),
+        (Some(Resize), _) => Err(not_built("resizing pods")),
+        _ => Err(method_not_allowed()),
+    }
+}
+
+fn not_built(what: &str) -> ApiError {
+    ApiError::NotImplemented(format!("{what}: not built yet"))
+}
+
+/// A resource that is asked, not stored: reviews, and the old `bindings`.
+pub async fn virtual_resource(app: &App, incoming: Incoming) -> Result<Response> {
+    if incoming.info.verb != "create" || !incoming.info.name.is_empty() {
+        return Err(method_not_allowed());
+    }
+    if incoming.info.resource == "bindings" {
+        let pods = app.registry.kind("", "v1", "pods").ok_or(ApiError::NoSuchPath)?;
+        return binding::create(app, pods, incoming).await;
+    }
+    Err(not_built("reviews"))
+}
+
+/// A path that is no resource.
+pub async fn paths(app: &App, incoming: Incoming) -> Result<Response> {
+    if !matches!(incoming.info.verb, "get" | "head") {
+        return Err(method_not_allowed());
+    }
+    let path = incoming.info.path.clone();
+    let (first, rest) =
+        path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    match first {
+        "healthz" | "livez" | "readyz" => health::health(app, first, rest, &incoming),
+        "version" if rest.is_empty() => Ok(discovery::version()),
+        "metrics" if rest.is_empty() => Ok(metrics::metrics(app)),
+        "" | "api" | "apis" => discovery::discovery(app, &path, &incoming),
+        _ => Err(ApiError::NoSuchPath),
+    }
+}
+
+/// The call behind a request for one kind.
+fn call<'a>(
+    kind: &'static dyn AnyKind,
+    subresource: Option<Subresource>,
+    incoming: &'a Incoming,
+    dry_run: bool,
+) -> Call<'a> {
+    // A namespace lives in none, although its path reads as if it did.
+    let namespace = if kind.resource().namespaced { incoming.info.namespace.as_str() } else { "" };
+    Call { kind, subresource, namespace, name: &incoming.info.name, user: &incoming.user, dry_run }
+}
+
+/// A JSON tree as an object of `kind`, with warnings for what was ignored.
+///
+/// # Errors
+/// 400 for another kind or version, for what cannot be read, and in strict mode for unknown and repeated fields.
+fn decode(
+    kind: &dyn AnyKind,
+    value: serde_json::Value,
+    duplicates: &[String],
+    options: &WriteOptions,
+) -> Result<(Box<dyn AnyObject>, Vec<String>)> {
+    let r = kind.resource();
+    let version = r.api_version();
+    check_type(&value, r.kind, &version)?;
+    let decoded =
+        kind.decode(value).map_err(|why| body::cannot_be_handled(r.kind, &version, r.kind, &why))?;
+    let warnings = match options.field_validation {
+        FieldValidation::Ignore => Vec::new(),
+        FieldValidation::Warn => body::complaints(&decoded.unknown, duplicates),
+        FieldValidation::Strict => {
+            let complaints = body::complaints(&decoded.unknown, duplicates);
+            if !complaints.is_empty() {
+                return Err(ApiError::BadRequest(body::strict_text(&complaints)));
+            }
+            complaints
+        }
+    };
+    Ok((decoded.object, warnings))
+}
+
+/// `kind` and `apiVersion` may be left out, but not name something else.
+fn check_type(value: &serde_json::Value, kind: &str, version: &str) -> Result<()> {
+    let text = |name: &str| value.get(name).and_then(|v| v.as_str()).unwrap_or_default();
+    let (got_kind, got_version) = (text("kind"), text("apiVersion"));
+    if !got_version.is_empty() && got_version != version {
+        return Err(ApiError::BadRequest(format!(
+            "the API version in the data ({got_version}) does not match the expected API version ({version})"
+        )));
+    }
+    if !got_kind.is_empty() && got_kind != kind {
+        let why = format!("no conversion from {got_kind} to {kind}");
+        return Err(body::cannot_be_handled(got_kind, version, kind, &why));
+    }
+    Ok(())
+}

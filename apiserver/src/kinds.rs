@@ -219,7 +219,7 @@ pub trait Kind: Send + Sync + 'static {
     fn deletion(_object: &Self::Object, _requested: Option<i64>) -> Deletion {
         Deletion::Immediate
     }
-    /// The object has just been marked for deletion (timestamp and grace are set): a namespace's phase, a pod's generation.
+    /// The object has just been marked for deletion (timestamp and grace are set): a namespace's phase.
     fn prepare_deletion(_object: &mut Self::Object) {}
     /// `/scale`: (spec.replicas, status.replicas, label selector as a string).
     fn scale(_object: &Self::Object) -> Option<(i32, i32, String)> {

@@ -1,1 +1,104 @@
-//! Being written.
+//! What every request can reach: put together once by `Server::bind`, shared by all handlers.
+
+use crate::{
+    admission::Chain,
+    auth::Authenticator,
+    config::Config,
+    dial::NodeDialer,
+    handlers::metrics::Metrics,
+    kinds::AnyKind,
+    latch::Latches,
+    registry::{Registry, allocate::Allocator},
+};
+use std::{ops::Deref, sync::Arc, time::Duration};
+use storage::Store;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Requests served at once, watches and streams aside: as many as Kubernetes' defaults for reading and mutating
+/// requests together (400 + 200). Beyond it clients are told to come back (429).
+const MAX_IN_FLIGHT: usize = 600;
+
+/// Bounds that tests make small.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub in_flight: usize,
+    /// Largest request body: Kubernetes' own limit, twice etcd's.
+    pub body_bytes: usize,
+    /// How long a request that is no stream may take.
+    pub request: Duration,
+    /// About how often a watch that asked for bookmarks gets one.
+    pub bookmark: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            in_flight: MAX_IN_FLIGHT,
+            body_bytes: 3 * 1024 * 1024,
+            request: Duration::from_secs(60),
+            bookmark: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What an [`App`] is made of.
+pub struct Parts {
+    pub config: Config,
+    pub store: Arc<dyn Store>,
+    pub kinds: &'static [&'static dyn AnyKind],
+    pub dialer: Arc<dyn NodeDialer>,
+    pub authenticator: Authenticator,
+    pub chain: Chain,
+    pub allocator: Allocator,
+    pub latches: Latches,
+    pub limits: Limits,
+    /// Cancelled when the server stops: watches end, streams are cut.
+    pub stop: CancellationToken,
+    /// Every task a request leaves behind.
+    pub tasks: TaskTracker,
+}
+
+/// The shared state. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<State>);
+
+pub struct State {
+    pub config: Config,
+    pub registry: Registry,
+    pub dialer: Arc<dyn NodeDialer>,
+    pub authenticator: Authenticator,
+    pub latches: Latches,
+    pub limits: Limits,
+    pub metrics: Metrics,
+    pub stop: CancellationToken,
+    pub tasks: TaskTracker,
+    pub(crate) in_flight: Semaphore,
+    pub(crate) discovery: crate::handlers::discovery::Documents,
+}
+
+impl App {
+    pub fn new(parts: Parts) -> Self {
+        let registry = Registry::new(parts.store, parts.kinds, parts.chain, parts.allocator);
+        Self(Arc::new(State {
+            discovery: crate::handlers::discovery::Documents::of(&registry),
+            registry,
+            config: parts.config,
+            dialer: parts.dialer,
+            authenticator: parts.authenticator,
+            latches: parts.latches,
+            metrics: Metrics::default(),
+            in_flight: Semaphore::new(parts.limits.in_flight),
+            limits: parts.limits,
+            stop: parts.stop,
+            tasks: parts.tasks,
+        }))
+    }
+}
+
+impl Deref for App {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}

@@ -117,8 +117,4 @@ impl Kind for Pods {
             seconds => Deletion::Graceful { seconds },
         }
     }
-
-    fn prepare_deletion(object: &mut Pod) {
-        object.metadata.generation = object.metadata.generation.map(|g| g + 1);
-    }
 }

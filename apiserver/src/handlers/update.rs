@@ -1,0 +1,36 @@
+//! PUT of an object or of its `/status`.
+
+use super::{call, decode, respond};
+use crate::{
+    error::{ApiError, Result},
+    kinds::{AnyKind, Subresource},
+    registry::{Stored, create::revision_of, update::Change},
+    request::{Incoming, body, options::WriteOptions},
+    state::App,
+};
+use axum::response::Response;
+
+pub async fn update(
+    app: &App,
+    kind: &'static dyn AnyKind,
+    subresource: Option<Subresource>,
+    mut incoming: Incoming,
+) -> Result<Response> {
+    let accepted = incoming.accepted()?;
+    let options = WriteOptions::parse(&incoming.query, "UpdateOptions")?;
+    let bytes = incoming.body(app.limits.body_bytes).await?;
+    let parsed = body::parse(incoming.content_type(), &bytes, kind.resource().kind)?;
+    let (object, mut warnings) = decode(kind, parsed.value, &parsed.duplicates, &options)?;
+    let call = call(kind, subresource, &incoming, options.dry_run);
+    // An object that names its revision is needed once: were another write to come between, it would no longer fit.
+    let conditional = revision_of(object.as_ref())?.is_some();
+    let mut object = Some(object);
+    let mut make = |_: Option<&Stored>| {
+        let given = if conditional { object.take() } else { object.as_ref().map(|o| o.clone_box()) };
+        given.ok_or_else(|| ApiError::Internal("a conditional update was made twice".to_owned()))
+    };
+    let change = Change { create: false, retry: !conditional, make: &mut make };
+    let outcome = app.registry.update(&call, change).await?;
+    warnings.extend(outcome.warnings);
+    respond::object(kind, accepted, outcome.created, outcome.object, &warnings)
+}

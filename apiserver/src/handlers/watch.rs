@@ -1,0 +1,36 @@
+//! GET with `watch`: a stream of events, one JSON object a line.
+
+use super::call;
+use crate::{
+    error::{ApiError, Result},
+    kinds::AnyKind,
+    registry::{Selection, watch},
+    request::{Incoming, options::ListOptions},
+    state::App,
+};
+use axum::{body::Body, response::Response};
+use http::{HeaderValue, header};
+
+pub async fn watch(app: &App, kind: &'static dyn AnyKind, incoming: Incoming) -> Result<Response> {
+    if !matches!(*incoming.request.method(), http::Method::GET) {
+        return Err(super::method_not_allowed());
+    }
+    let accepted = incoming.accepted()?;
+    let options = ListOptions::parse(&incoming.query, true)?;
+    let selection = Selection::parse(kind, &options)?.named(&incoming.info.name);
+    if app.stop.is_cancelled() {
+        return Err(ApiError::Unavailable("the server is shutting down".to_owned()));
+    }
+    let request = watch::Request {
+        kind,
+        namespace: call(kind, None, &incoming, false).namespace.to_owned(),
+        selection,
+        options,
+        form: accepted.form,
+        bookmark: app.limits.bookmark,
+        stop: app.stop.child_token(),
+    };
+    let mut response = Response::new(Body::from_stream(app.registry.watch(request).await?));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}

@@ -1,0 +1,121 @@
+//! Which objects of a kind a list, a watch or a deletecollection is about.
+//!
+//! Works on stored bytes: labels are read by a light parse of the metadata, names from the key; only a field selector
+//! on other fields decodes the object.
+
+use crate::{
+    error::{ApiError, Result},
+    kinds::AnyKind,
+    request::options::ListOptions,
+};
+use api::selector::{FieldSelector, Selector};
+use serde::Deserialize;
+use std::{borrow::Cow, collections::BTreeMap};
+use storage::Key;
+
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    labels: Selector,
+    fields: FieldSelector,
+    /// The field selector names fields besides name and namespace.
+    needs_object: bool,
+}
+
+impl Selection {
+    pub fn parse(kind: &dyn AnyKind, options: &ListOptions) -> Result<Self> {
+        let labels = Selector::parse(&options.label_selector).map_err(ApiError::BadRequest)?;
+        let fields = FieldSelector::parse(&options.field_selector).map_err(ApiError::BadRequest)?;
+        let mut needs_object = false;
+        for term in fields.terms() {
+            match term.field.as_str() {
+                "metadata.name" => {}
+                "metadata.namespace" if kind.resource().namespaced => {}
+                field if kind.selectable().contains(&field) => needs_object = true,
+                field => return Err(ApiError::BadRequest(format!("field label not supported: {field}"))),
+            }
+        }
+        Ok(Self { labels, fields, needs_object })
+    }
+
+    /// The same, for one name: what the old `/watch/…/NAME` path asks for.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        if !name.is_empty() {
+            let text = format!("metadata.name={name}");
+            self.fields = FieldSelector::parse(&text).unwrap_or_default();
+            self.needs_object = false;
+        }
+        self
+    }
+
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// The one name that can match.
+    pub fn name(&self) -> Option<&str> {
+        self.fields.exact("metadata.name")
+    }
+
+    /// The namespace outside of which nothing can match.
+    pub fn namespace(&self) -> Option<&str> {
+        self.fields.exact("metadata.namespace")
+    }
+
+    /// Whether the object stored as `bytes` under `key` is meant. One that cannot be read matches nothing.
+    pub fn matches(&self, kind: &dyn AnyKind, key: &Key, bytes: &[u8]) -> bool {
+        if !self.fields.is_everything() {
+            let (namespace, name) = names(kind, key);
+            let selectable = if self.needs_object {
+                let Ok(object) = kind.decode_stored(bytes) else { return false };
+                kind.selectable_fields(object.as_ref())
+            } else {
+                Vec::new()
+            };
+            let matches = self.fields.matches(|field| match field {
+                "metadata.name" => Some(name),
+                "metadata.namespace" => Some(namespace),
+                _ => selectable.iter().find(|(f, _)| *f == field).map(|(_, value)| value.as_str()),
+            });
+            if !matches {
+                return false;
+            }
+        }
+        if self.labels.is_everything() {
+            return true;
+        }
+        let Ok(light) = serde_json::from_slice::<Light<'_>>(bytes) else { return false };
+        let labels = light.metadata.labels.unwrap_or_default();
+        self.labels.matches_with(|label| labels.get(label).map(|v| v.0.as_ref()))
+    }
+}
+
+/// Namespace and name, from the key's last segments.
+pub(crate) fn names<'k>(kind: &dyn AnyKind, key: &'k Key) -> (&'k str, &'k str) {
+    let mut parts = key.as_str().rsplit('/');
+    let name = parts.next().unwrap_or_default();
+    let namespace = if kind.resource().namespaced { parts.next().unwrap_or_default() } else { "" };
+    (namespace, name)
+}
+
+#[derive(Deserialize)]
+struct Light<'a> {
+    #[serde(borrow, default)]
+    metadata: LightMeta<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct LightMeta<'a> {
+    #[serde(borrow, default)]
+    labels: Option<BTreeMap<Text<'a>, Text<'a>>>,
+}
+
+/// Borrowed where the JSON has no escapes. (A `Cow` alone would always be owned inside a map.)
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl std::borrow::Borrow<str> for Text<'_> {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
