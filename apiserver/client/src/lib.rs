@@ -2,7 +2,6 @@
 //! recorder, all over `kube::Client`.
 
 pub mod events;
-pub mod indexes;
 pub mod informer;
 pub mod queue;
 
@@ -10,8 +9,8 @@ pub use events::Recorder;
 pub use informer::{Cached, Change, Informers, PartialObject, Store};
 pub use queue::Queue;
 
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
+#[cfg(test)]
+mod testing;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
