@@ -2,6 +2,7 @@
 //! recorder, all over `kube::Client`.
 
 pub mod events;
+pub mod indexes;
 pub mod informer;
 pub mod queue;
 
@@ -9,8 +10,8 @@ pub use events::Recorder;
 pub use informer::{Cached, Change, Informers, PartialObject, Store};
 pub use queue::Queue;
 
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -343,7 +343,7 @@ impl<K: Cached> Store<K> {
     }
 
     /// Where the kind is served, all namespaces together.
-    pub(super) fn path() -> String {
+    pub(crate) fn path() -> String {
         if K::GROUP.is_empty() {
             format!("/api/{}/{}", K::VERSION, K::URL_PATH_SEGMENT)
         } else {

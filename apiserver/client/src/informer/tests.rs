@@ -2,9 +2,23 @@
 
 use super::*;
 use crate::testing::Fake;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+fn put(fake: &Fake, namespace: &str, name: &str, uid: &str, data: &str) {
+    fake.put(&ConfigMap {
+        metadata: ObjectMeta {
+            namespace: Some(namespace.into()),
+            name: Some(name.into()),
+            uid: Some(uid.into()),
+            managed_fields: Some(vec![ManagedFieldsEntry::default()]),
+            ..Default::default()
+        },
+        data: Some([("value".to_owned(), data.to_owned())].into()),
+        ..Default::default()
+    });
+}
 
 struct Bed {
     fake: Fake,
@@ -55,15 +69,15 @@ impl Bed {
 #[tokio::test]
 async fn objects_arrive_change_and_go() {
     let fake = Fake::default();
-    fake.put("b", "two", "2", "x");
-    fake.put("a", "one", "1", "x");
+    put(&fake, "b", "two", "2", "x");
+    put(&fake, "a", "one", "1", "x");
     let mut bed = Bed::new(fake);
     bed.expect(&["+a/one x", "+b/two x"]).await;
     bed.informers.synced().await;
     assert!(bed.store.is_synced());
-    bed.fake.put("a", "one", "1", "y");
-    bed.fake.put("a", "three", "3", "z");
-    bed.fake.delete("b", "two");
+    put(&bed.fake, "a", "one", "1", "y");
+    put(&bed.fake, "a", "three", "3", "z");
+    bed.fake.delete::<ConfigMap>("b", "two");
     bed.expect(&["~a/one x>y", "+a/three z", "-b/two x"]).await;
     let names = |list: Vec<Arc<ConfigMap>>| list.iter().map(|o| value(o).to_owned()).collect::<Vec<_>>();
     assert_eq!(names(bed.store.list()), ["y", "z"]);
@@ -80,12 +94,12 @@ async fn indexes_follow_changes_of_their_values() {
         vec![value(object).to_owned(), "all".to_owned()]
     }
     let fake = Fake::default();
-    fake.put("a", "one", "1", "x");
+    put(&fake, "a", "one", "1", "x");
     let mut bed = Bed::new(fake);
     bed.expect(&["+a/one x"]).await;
     bed.store.add_index("value", by_value);
-    bed.fake.put("a", "two", "2", "x");
-    bed.fake.put("a", "one", "1", "y");
+    put(&bed.fake, "a", "two", "2", "x");
+    put(&bed.fake, "a", "one", "1", "y");
     bed.expect(&["+a/two x", "~a/one x>y"]).await;
     let names = |v: &str| -> Vec<String> {
         bed.store.by_index("value", v).iter().filter_map(|o| o.metadata.name.clone()).collect()
@@ -95,7 +109,7 @@ async fn indexes_follow_changes_of_their_values() {
         (vec!["two".into()], vec!["one".into()], vec!["one".into(), "two".into()])
     );
     assert_eq!(value(&bed.store.by_index("value", "all")[0]), "y", "an index holds the newest object");
-    bed.fake.delete("a", "two");
+    bed.fake.delete::<ConfigMap>("a", "two");
     bed.expect(&["-a/two x"]).await;
     assert!(bed.store.by_index("value", "x").is_empty());
 }
@@ -103,12 +117,12 @@ async fn indexes_follow_changes_of_their_values() {
 #[tokio::test]
 async fn a_broken_watch_resumes_where_it_was() {
     let fake = Fake::default();
-    fake.put("a", "one", "1", "x");
+    put(&fake, "a", "one", "1", "x");
     let mut bed = Bed::new(fake);
     bed.expect(&["+a/one x"]).await;
     bed.fake.cut();
-    bed.fake.put("a", "one", "1", "y");
-    bed.fake.delete("a", "one");
+    put(&bed.fake, "a", "one", "1", "y");
+    bed.fake.delete::<ConfigMap>("a", "one");
     bed.expect(&["~a/one x>y", "-a/one y"]).await;
     let requests = bed.fake.requests();
     assert_eq!(
@@ -124,11 +138,13 @@ async fn a_broken_watch_resumes_where_it_was() {
 async fn bookmarks_move_the_position() {
     let mut bed = Bed::new(Fake::default());
     bed.informers.synced().await;
-    bed.fake.put("a", "one", "1", "x");
+    put(&bed.fake, "a", "one", "1", "x");
     bed.expect(&["+a/one x"]).await;
-    bed.fake.send(r#"{"type":"BOOKMARK","object":{"kind":"ConfigMap","metadata":{"resourceVersion":"7"}}}"#);
+    bed.fake.send::<ConfigMap>(
+        r#"{"type":"BOOKMARK","object":{"kind":"ConfigMap","metadata":{"resourceVersion":"7"}}}"#,
+    );
     bed.fake.cut();
-    bed.fake.put("a", "two", "2", "never sent: 2 is before 7");
+    put(&bed.fake, "a", "two", "2", "never sent: 2 is before 7");
     while bed.fake.requests().len() < 2 {
         tokio::task::yield_now().await;
     }
@@ -139,18 +155,18 @@ async fn bookmarks_move_the_position() {
 async fn an_expired_revision_lists_again_and_tells_what_was_missed() {
     let fake = Fake::default();
     for (name, uid) in [("changed", "1"), ("gone", "2"), ("replaced", "3"), ("same", "4")] {
-        fake.put("a", name, uid, "x");
+        put(&fake, "a", name, uid, "x");
     }
     let mut bed = Bed::new(fake);
     bed.expect(&["+a/changed x", "+a/gone x", "+a/replaced x", "+a/same x"]).await;
     bed.fake.cut();
-    bed.fake.put("a", "changed", "1", "y");
-    bed.fake.delete("a", "gone");
-    bed.fake.delete("a", "replaced");
-    bed.fake.put("a", "replaced", "5", "y");
+    put(&bed.fake, "a", "changed", "1", "y");
+    bed.fake.delete::<ConfigMap>("a", "gone");
+    bed.fake.delete::<ConfigMap>("a", "replaced");
+    put(&bed.fake, "a", "replaced", "5", "y");
     bed.fake.forget();
     bed.expect(&["-a/gone x", "~a/changed x>y", "-a/replaced x", "+a/replaced y"]).await;
-    bed.fake.put("a", "same", "4", "z");
+    put(&bed.fake, "a", "same", "4", "z");
     bed.expect(&["~a/same x>z"]).await;
 }
 
@@ -158,10 +174,10 @@ async fn an_expired_revision_lists_again_and_tells_what_was_missed() {
 async fn an_expiry_within_the_watch_lists_again() {
     let mut bed = Bed::new(Fake::default());
     bed.informers.synced().await;
-    bed.fake.send(
+    bed.fake.send::<ConfigMap>(
         r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#,
     );
-    bed.fake.put("a", "one", "1", "x");
+    put(&bed.fake, "a", "one", "1", "x");
     bed.expect(&["+a/one x"]).await;
     assert_eq!(bed.fake.requests().iter().filter(|q| q.contains("sendInitialEvents")).count(), 2);
 }
@@ -171,11 +187,11 @@ async fn without_watch_list_it_lists_in_pages() {
     let fake = Fake::default();
     fake.refuse_watch_lists();
     for name in ["1", "2", "3", "4", "5"] {
-        fake.put("a", name, name, "x");
+        put(&fake, "a", name, name, "x");
     }
     let mut bed = Bed::new(fake);
     bed.expect(&["+a/1 x", "+a/2 x", "+a/3 x", "+a/4 x", "+a/5 x"]).await;
-    bed.fake.put("a", "1", "1", "y");
+    put(&bed.fake, "a", "1", "1", "y");
     bed.expect(&["~a/1 x>y"]).await;
     let requests = bed.fake.requests();
     assert_eq!(
@@ -206,12 +222,12 @@ async fn synced_wakes_every_waiter() {
 #[tokio::test]
 async fn a_late_subscriber_sees_what_is_there_first_and_there_is_one_watch() {
     let fake = Fake::default();
-    fake.put("a", "one", "1", "x");
+    put(&fake, "a", "one", "1", "x");
     let mut bed = Bed::new(fake);
     bed.expect(&["+a/one x"]).await;
     bed.changes = subscribe(&bed.informers.store::<ConfigMap>());
     bed.expect(&["+a/one x"]).await;
-    bed.fake.put("a", "one", "1", "y");
+    put(&bed.fake, "a", "one", "1", "y");
     bed.expect(&["~a/one x>y"]).await;
     assert_eq!(bed.fake.requests().len(), 1);
 }
@@ -222,7 +238,7 @@ async fn a_subscriber_may_read_the_store() {
     let (tx, mut rx) = unbounded_channel();
     let store = bed.store.clone();
     bed.store.on_change(move |_| tx.send(store.list().len()).unwrap_or_default());
-    bed.fake.put("a", "one", "1", "x");
+    put(&bed.fake, "a", "one", "1", "x");
     assert_eq!(tokio::time::timeout(Duration::from_secs(10), rx.recv()).await.unwrap(), Some(1));
 }
 
@@ -230,12 +246,12 @@ async fn a_subscriber_may_read_the_store() {
 async fn what_cannot_be_read_is_left_out() {
     let mut bed = Bed::new(Fake::default());
     bed.informers.synced().await;
-    bed.fake.send(r#"{"type":"ADDED","object":{"metadata":{"namespace":"a","name":"bad","resourceVersion":"0"},"data":7}}"#);
-    bed.fake.put("a", "one", "1", "x");
+    bed.fake.send::<ConfigMap>(r#"{"type":"ADDED","object":{"metadata":{"namespace":"a","name":"bad","resourceVersion":"0"},"data":7}}"#);
+    put(&bed.fake, "a", "one", "1", "x");
     bed.expect(&["+a/one x"]).await;
     assert_eq!(bed.fake.requests().len(), 1, "the watch goes on");
-    bed.fake.send("this is no event");
-    bed.fake.put("a", "two", "2", "x");
+    bed.fake.send::<ConfigMap>("this is no event");
+    put(&bed.fake, "a", "two", "2", "x");
     bed.expect(&["+a/two x"]).await;
 }
 
