@@ -91,7 +91,8 @@ struct Selection {
 /// Runs one command; returns the exit code (a remote command's own, where there is one).
 pub async fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let session =
-        Session::open(arguments.kubeconfig, arguments.context.as_deref(), arguments.namespace.as_deref()).await?;
+        Session::open(arguments.kubeconfig, arguments.context.as_deref(), arguments.namespace.as_deref())
+            .await?;
     match arguments.verb {
         Verb::Get(verb) => verb.run(&session).await,
         Verb::Describe(verb) => verb.run(&session).await,
@@ -125,5 +126,7 @@ pub fn explain(error: &anyhow::Error) -> String {
 
 /// Whoever read our output has gone: that is a success (`minik8s-ctl get pods | head -1`).
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
+    error.chain().any(|e| {
+        e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
 }

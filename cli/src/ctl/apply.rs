@@ -37,7 +37,9 @@ impl Apply {
         let all = resource::discover(session).await?;
         for object in objects {
             let target = target_of(session, &all, &object)?;
-            let Some(name) = &target.name else { bail!("an object in the file has no name: apply needs one") };
+            let Some(name) = &target.name else {
+                bail!("an object in the file has no name: apply needs one")
+            };
             let path = format!(
                 "{}?fieldManager={}&force={}&fieldValidation=Strict{dry_run}",
                 target.path(false),

@@ -11,10 +11,16 @@ use kube::{
     Api,
     api::{AttachParams, AttachedProcess, TerminalSize},
 };
+use std::io::{Read, Write};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     signal::unix::{SignalKind, signal},
+    sync::mpsc,
 };
+
+/// Bytes read at once, and pieces of standard input that wait for a slow remote side.
+const PIECE: usize = 16 << 10;
+const QUEUED_PIECES: usize = 8;
 
 #[derive(Debug, Args)]
 pub(super) struct Exec {
@@ -74,13 +80,19 @@ pub(super) async fn join(mut process: AttachedProcess, tty: bool) -> Result<u8> 
     };
     let feed = async {
         if let Some(input) = &mut input {
-            // Their side may close first; what they printed is what counts then.
-            let _ = tokio::io::copy(&mut tokio::io::stdin(), input).await;
+            let mut pieces = standard_input();
+            while let Some(piece) = pieces.recv().await {
+                // Their side may close first; what they printed is what counts then.
+                if input.write_all(&piece).await.is_err() {
+                    break;
+                }
+                let _ = input.flush().await;
+            }
             let _ = input.shutdown().await;
         }
         std::future::pending::<()>().await;
     };
-    let drain = async { tokio::try_join!(copy(output, tokio::io::stdout()), copy(errors, tokio::io::stderr())) };
+    let drain = async { tokio::try_join!(copy(output, std::io::stdout()), copy(errors, std::io::stderr())) };
     let printed = tokio::select! {
         printed = drain => printed.map(|_| ()),
         () = feed => Ok(()),
@@ -106,15 +118,30 @@ pub(super) async fn join(mut process: AttachedProcess, tty: bool) -> Result<u8> 
     }
 }
 
-async fn copy(from: Option<impl AsyncRead + Unpin>, mut to: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+/// Standard input in pieces. A read of it cannot be cancelled, so a thread of its own does it, and ends with the process.
+fn standard_input() -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel(QUEUED_PIECES);
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; PIECE];
+        while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {
+            if sender.blocking_send(buffer[..n].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// Writes to the user's terminal or pipe wait there; nothing else needs this thread meanwhile.
+async fn copy(from: Option<impl AsyncRead + Unpin>, mut to: impl Write) -> std::io::Result<()> {
     let Some(mut from) = from else { return Ok(()) };
-    let mut buffer = vec![0; 16 << 10];
+    let mut buffer = vec![0; PIECE];
     loop {
-        let n = from.read(&mut buffer).await?;
+        let n = AsyncReadExt::read(&mut from, &mut buffer).await?;
         if n == 0 {
             return Ok(());
         }
-        to.write_all(&buffer[..n]).await?;
-        to.flush().await?;
+        to.write_all(&buffer[..n])?;
+        to.flush()?;
     }
 }

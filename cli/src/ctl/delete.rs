@@ -60,14 +60,18 @@ impl Delete {
                  terminated. The resource may continue to run on the cluster indefinitely."
             );
         }
-        let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation});
+        let mut options =
+            json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation});
         if let Some(grace) = grace {
             options["gracePeriodSeconds"] = grace.into();
         }
         let mut gone = Vec::new();
         for target in self.named(session).await? {
             let path = target.path(false);
-            match session.request(Method::DELETE, &path, "application/json", serde_json::to_vec(&options)?).await {
+            match session
+                .request(Method::DELETE, &path, "application/json", serde_json::to_vec(&options)?)
+                .await
+            {
                 Ok(answer) => {
                     let verb = if self.force { "force deleted" } else { "deleted" };
                     let name = target.name.as_deref().unwrap_or_default();
@@ -109,9 +113,10 @@ impl Delete {
                 bail!("resource(s) were provided, but no name was specified");
             }
             let mut query = Vec::new();
-            for (key, value) in
-                [("labelSelector", &self.selection.selector), ("fieldSelector", &self.selection.field_selector)]
-            {
+            for (key, value) in [
+                ("labelSelector", &self.selection.selector),
+                ("fieldSelector", &self.selection.field_selector),
+            ] {
                 if let Some(value) = value {
                     query.push(format!("{key}={}", escape(value)));
                 }

@@ -63,7 +63,8 @@ fn outline(object: &Value) -> String {
             .filter(|(k, _)| *k != "kubectl.kubernetes.io/last-applied-configuration")
             .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
             .collect();
-        let joined = if entries.is_empty() { "<none>".to_owned() } else { entries.join(&format!("\n{:18}", "")) };
+        let joined =
+            if entries.is_empty() { "<none>".to_owned() } else { entries.join(&format!("\n{:18}", "")) };
         let _ = writeln!(text, "{:<18}{joined}", format!("{label}:"));
     }
     for (key, value) in object.as_object().into_iter().flatten() {
@@ -102,7 +103,10 @@ fn node(text: &mut String, key: &str, value: &Value, depth: usize) {
         Value::Array(list) if list.iter().any(Value::is_object) => {
             let _ = writeln!(text, "{pad}{title}:");
             for (i, item) in list.iter().enumerate() {
-                let name = item["name"].as_str().or(item["type"].as_str()).map_or_else(|| i.to_string(), str::to_owned);
+                let name = item["name"]
+                    .as_str()
+                    .or(item["type"].as_str())
+                    .map_or_else(|| i.to_string(), str::to_owned);
                 let _ = writeln!(text, "{pad}  {name}:");
                 item.as_object().into_iter().flatten().for_each(|(k, v)| node(text, k, v, depth + 2));
             }
@@ -150,9 +154,13 @@ async fn events(session: &Session, target: &Target, object: &Value) -> Result<St
         meta["name"].as_str().unwrap_or_default(),
         meta["uid"].as_str().unwrap_or_default()
     );
-    let list = session.get(&format!("/api/v1/namespaces/{namespace}/events?fieldSelector={}", escape(&selector))).await?;
+    let list = session
+        .get(&format!("/api/v1/namespaces/{namespace}/events?fieldSelector={}", escape(&selector)))
+        .await?;
     let mut events = list["items"].as_array().cloned().unwrap_or_default();
-    events.sort_by_key(|e| e["lastTimestamp"].as_str().or(e["eventTime"].as_str()).unwrap_or_default().to_owned());
+    events.sort_by_key(|e| {
+        e["lastTimestamp"].as_str().or(e["eventTime"].as_str()).unwrap_or_default().to_owned()
+    });
     if events.is_empty() {
         return Ok("Events: <none>\n".to_owned());
     }

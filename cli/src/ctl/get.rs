@@ -70,11 +70,17 @@ impl Get {
             }
         }
         match format {
-            "" | "wide" if printed == 0 => eprintln!("{}", nothing(&targets, session, self.selection.all_namespaces)),
+            "" | "wide" if printed == 0 => {
+                eprintln!("{}", nothing(&targets, session, self.selection.all_namespaces))
+            }
             "" | "wide" => {}
             "name" => {
                 for (object, target) in found.iter().zip(targets.iter().cycle()) {
-                    writeln!(stdout(), "{}", target.resource.named(object["metadata"]["name"].as_str().unwrap_or("")))?;
+                    writeln!(
+                        stdout(),
+                        "{}",
+                        target.resource.named(object["metadata"]["name"].as_str().unwrap_or(""))
+                    )?;
                 }
             }
             _ => {
@@ -128,11 +134,17 @@ impl Get {
         while let Some(event) = events.json().await? {
             let object = &event["object"];
             match event["type"].as_str() {
-                Some("ERROR") => bail!("the watch ended: {}", object["message"].as_str().unwrap_or("unknown")),
+                Some("ERROR") => {
+                    bail!("the watch ended: {}", object["message"].as_str().unwrap_or("unknown"))
+                }
                 Some("BOOKMARK") => {}
                 _ if table => self.print_table(object, &mut widths, None)?,
                 _ if self.output.as_deref() == Some("name") => {
-                    writeln!(stdout(), "{}", target.resource.named(object["metadata"]["name"].as_str().unwrap_or("")))?;
+                    writeln!(
+                        stdout(),
+                        "{}",
+                        target.resource.named(object["metadata"]["name"].as_str().unwrap_or(""))
+                    )?;
                 }
                 _ => print_object(object, self.output.as_deref().unwrap_or("yaml"))?,
             }
@@ -155,8 +167,11 @@ impl Get {
         let mut lines: Vec<Vec<String>> = Vec::new();
         let heading = !self.no_headers && !columns.is_empty() && !widths.headed;
         if heading {
-            let mut line: Vec<String> =
-                widths.shown.iter().map(|&i| columns[i]["name"].as_str().unwrap_or("").to_uppercase()).collect();
+            let mut line: Vec<String> = widths
+                .shown
+                .iter()
+                .map(|&i| columns[i]["name"].as_str().unwrap_or("").to_uppercase())
+                .collect();
             if self.selection.all_namespaces {
                 line.insert(0, "NAMESPACE".to_owned());
             }
@@ -231,8 +246,11 @@ fn labels(labels: &Value) -> String {
 
 /// Items of a list carry no kind of their own.
 fn items(mut list: Value, resource: &Resource) -> Vec<Value> {
-    let api_version =
-        if resource.group.is_empty() { resource.version.clone() } else { format!("{}/{}", resource.group, resource.version) };
+    let api_version = if resource.group.is_empty() {
+        resource.version.clone()
+    } else {
+        format!("{}/{}", resource.group, resource.version)
+    };
     let Value::Array(mut items) = list["items"].take() else { return Vec::new() };
     for item in &mut items {
         if item["kind"].is_null() {

@@ -50,7 +50,8 @@ impl Logs {
         if let Some(since) = &self.since {
             query.push(format!("sinceSeconds={}", seconds(since)?));
         }
-        let path = format!("/api/v1/namespaces/{}/pods/{}/log?{}", session.namespace, escape(pod), query.join("&"));
+        let path =
+            format!("/api/v1/namespaces/{}/pods/{}/log?{}", session.namespace, escape(pod), query.join("&"));
         let mut log = session.stream(&path, "*/*").await?;
         while let Some(piece) = log.chunk().await? {
             stdout().write_all(&piece)?;

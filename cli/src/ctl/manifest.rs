@@ -20,7 +20,8 @@ pub(super) fn read(names: &[String]) -> Result<Vec<Value>> {
             continue;
         }
         for path in files(Path::new(name))? {
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             objects.extend(parse(&text).with_context(|| path.display().to_string())?);
         }
     }
@@ -69,7 +70,10 @@ mod tests {
         let names = |text: &str| -> Vec<String> {
             parse(text).unwrap().iter().map(|o| o["metadata"]["name"].to_string()).collect()
         };
-        assert_eq!(names("kind: A\nmetadata: {name: a}\n---\n---\nkind: B\nmetadata: {name: b}\n"), ["\"a\"", "\"b\""]);
+        assert_eq!(
+            names("kind: A\nmetadata: {name: a}\n---\n---\nkind: B\nmetadata: {name: b}\n"),
+            ["\"a\"", "\"b\""]
+        );
         assert_eq!(names(r#"{"kind":"List","items":[{"metadata":{"name":"x"}}]}"#), ["\"x\""]);
         assert!(parse("just text").is_err());
         assert!(parse("a: [").is_err());

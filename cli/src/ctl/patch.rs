@@ -41,13 +41,15 @@ impl Patch {
             (None, Some(path)) => fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?,
             _ => bail!("must specify --patch or --patch-file containing the contents of the patch"),
         };
-        let patch: serde_json::Value = serde_saphyr::from_str(&text).context("the patch is neither JSON nor YAML")?;
+        let patch: serde_json::Value =
+            serde_saphyr::from_str(&text).context("the patch is neither JSON nor YAML")?;
         for target in resource::targets(session, &self.selection).await? {
             let Some(name) = &target.name else { bail!("resource name must be specified") };
             let sub = self.subresource.as_ref().map(|s| format!("/{s}")).unwrap_or_default();
             let path = format!("{}{sub}?fieldManager=minik8s-ctl", target.path(false));
             let before = session.get(&target.path(false)).await?;
-            let after = session.request(Method::PATCH, &path, content_type, serde_json::to_vec(&patch)?).await?;
+            let after =
+                session.request(Method::PATCH, &path, content_type, serde_json::to_vec(&patch)?).await?;
             let same = before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"];
             let note = if same { "patched (no change)" } else { "patched" };
             writeln!(stdout(), "{} {note}", target.resource.named(name))?;

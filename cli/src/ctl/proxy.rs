@@ -8,9 +8,10 @@ use super::session::Session;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri::Authority};
-use http_body_util::{BodyExt, Either, Full};
+use http_body_util::{Either, Full};
 use hyper::{body::Incoming, service::service_fn, upgrade};
 use hyper_util::rt::TokioIo;
+use kube::client::ConfigExt;
 use rustls::pki_types::ServerName;
 use std::{
     convert::Infallible,
@@ -92,15 +93,22 @@ impl Proxy {
 impl Upstream {
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         if self.local_only && !is_local(request.headers().get(header::HOST)) {
-            return plain(StatusCode::FORBIDDEN, "Forbidden: this proxy serves only this machine's own names");
+            return plain(
+                StatusCode::FORBIDDEN,
+                "Forbidden: this proxy serves only this machine's own names",
+            );
         }
         match tokio::time::timeout(DIAL, self.dial()).await {
             Ok(Ok(sender)) => match self.forward(sender, request).await {
                 Ok(response) => response,
                 Err(error) => plain(StatusCode::BAD_GATEWAY, &format!("{error:#}")),
             },
-            Ok(Err(error)) => plain(StatusCode::BAD_GATEWAY, &format!("cannot reach the API server: {error:#}")),
-            Err(_) => plain(StatusCode::GATEWAY_TIMEOUT, "the API server did not take the connection in time"),
+            Ok(Err(error)) => {
+                plain(StatusCode::BAD_GATEWAY, &format!("cannot reach the API server: {error:#}"))
+            }
+            Err(_) => {
+                plain(StatusCode::GATEWAY_TIMEOUT, "the API server did not take the connection in time")
+            }
         }
     }
 

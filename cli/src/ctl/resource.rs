@@ -115,7 +115,8 @@ pub(super) fn find(all: &[Resource], word: &str) -> Result<Vec<Resource>> {
     if let Some(resource) = all.iter().find(|r| r.is_called(word)) {
         return Ok(vec![resource.clone()]);
     }
-    let category: Vec<Resource> = all.iter().filter(|r| r.categories.iter().any(|c| c == word)).cloned().collect();
+    let category: Vec<Resource> =
+        all.iter().filter(|r| r.categories.iter().any(|c| c == word)).cloned().collect();
     if category.is_empty() {
         bail!("the server doesn't have a resource type {word:?}");
     }
@@ -129,7 +130,10 @@ pub(super) async fn targets(session: &Session, selection: &Selection) -> Result<
         if !selection.what.is_empty() {
             bail!("when files are given, no resource may be named on the command line");
         }
-        return manifest::read(&selection.filename)?.iter().map(|object| target_of(session, &all, object)).collect();
+        return manifest::read(&selection.filename)?
+            .iter()
+            .map(|object| target_of(session, &all, object))
+            .collect();
     }
     let target = |resource: &Resource, name: Option<&str>| Target {
         resource: resource.clone(),
@@ -203,7 +207,15 @@ mod tests {
     #[test]
     fn words_find_resources_as_kubectl_does() {
         let all = [sts()];
-        for word in ["sts", "statefulset", "statefulsets", "StatefulSet", "statefulsets.apps", "statefulsets.v1.apps", "all"] {
+        for word in [
+            "sts",
+            "statefulset",
+            "statefulsets",
+            "StatefulSet",
+            "statefulsets.apps",
+            "statefulsets.v1.apps",
+            "all",
+        ] {
             assert_eq!(find(&all, word).unwrap(), all, "{word}");
         }
         assert!(find(&all, "stss").is_err());

@@ -55,8 +55,10 @@ impl Status {
                 bail!("rollout status of {} is not built yet", target.resource.kind);
             }
             let only = escape(&format!("metadata.name={name}"));
-            let path =
-                format!("{}?watch=true&fieldSelector={only}", target.resource.collection(Some(&target.namespace)));
+            let path = format!(
+                "{}?watch=true&fieldSelector={only}",
+                target.resource.collection(Some(&target.namespace))
+            );
             // A missing object is an error, not something to wait for.
             session.get(&target.path(false)).await?;
             let mut said = String::new();
@@ -101,15 +103,19 @@ fn progress(set: &Value) -> Result<(String, bool)> {
     if partition > 0 {
         let wanted = (replicas - partition).max(0);
         let text = if updated < wanted {
-            format!("Waiting for partitioned roll out to finish: {updated} out of {wanted} new pods have been updated...")
+            format!(
+                "Waiting for partitioned roll out to finish: {updated} out of {wanted} new pods have been updated..."
+            )
         } else {
             format!("partitioned roll out complete: {updated} new pods have been updated...")
         };
         return Ok((text, updated >= wanted));
     }
     if status["updateRevision"] != status["currentRevision"] {
-        let text = format!("waiting for statefulset rolling update to complete {updated} pods at revision {}...",
-            status["updateRevision"].as_str().unwrap_or_default());
+        let text = format!(
+            "waiting for statefulset rolling update to complete {updated} pods at revision {}...",
+            status["updateRevision"].as_str().unwrap_or_default()
+        );
         return Ok((text, false));
     }
     let text = format!(

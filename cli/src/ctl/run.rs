@@ -67,10 +67,14 @@ impl Run {
         }
         let outcome = self.attach(session, &pods).await;
         if self.rm {
-            let target =
-                Target { resource: pods, namespace: session.namespace.clone(), name: Some(self.name.clone()) };
+            let target = Target {
+                resource: pods,
+                namespace: session.namespace.clone(),
+                name: Some(self.name.clone()),
+            };
             let options = br#"{"kind":"DeleteOptions","apiVersion":"v1"}"#.to_vec();
-            let answer = session.request(Method::DELETE, &target.path(false), "application/json", options).await?;
+            let answer =
+                session.request(Method::DELETE, &target.path(false), "application/json", options).await?;
             until_gone(session, &target, answer["metadata"]["uid"].as_str()).await?;
             eprintln!("pod {:?} deleted", self.name);
         }
@@ -90,7 +94,8 @@ impl Run {
         if labels.is_empty() {
             labels.push(("run".to_owned(), self.name.clone()));
         }
-        let labels: Value = labels.into_iter().map(|(k, v)| (k, Value::from(v))).collect::<serde_json::Map<_, _>>().into();
+        let labels: Value =
+            labels.into_iter().map(|(k, v)| (k, Value::from(v))).collect::<serde_json::Map<_, _>>().into();
         let env: Vec<Value> = pairs(&self.env)?.iter().map(|(k, v)| json!({"name": k, "value": v})).collect();
         let mut container = json!({"name": self.name, "image": self.image, "env": env});
         if self.stdin {
@@ -128,7 +133,8 @@ impl Run {
             stdout().flush()?;
         } else {
             let api: Api<Pod> = Api::namespaced(session.client.clone(), &session.namespace);
-            let process = api.attach(&self.name, &attach::params(Some(self.name.clone()), true, self.tty)).await?;
+            let process =
+                api.attach(&self.name, &attach::params(Some(self.name.clone()), true, self.tty)).await?;
             attach::join(process, self.tty).await?;
         }
         if self.restart != "Never" {
@@ -139,7 +145,12 @@ impl Run {
 }
 
 /// Follows the pod until `done` says something.
-async fn follow<T>(session: &Session, pods: &Resource, name: &str, done: impl Fn(&Value) -> Option<T>) -> Result<T> {
+async fn follow<T>(
+    session: &Session,
+    pods: &Resource,
+    name: &str,
+    done: impl Fn(&Value) -> Option<T>,
+) -> Result<T> {
     let only = escape(&format!("metadata.name={name}"));
     let path = format!("{}?watch=true&fieldSelector={only}", pods.collection(Some(&session.namespace)));
     loop {

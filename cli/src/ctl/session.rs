@@ -28,7 +28,8 @@ impl Session {
         // The process' default TLS provider; a second call in one process keeps the first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let read = |path: PathBuf| {
-            Kubeconfig::read_from(&path).with_context(|| format!("cannot read the kubeconfig {}", path.display()))
+            Kubeconfig::read_from(&path)
+                .with_context(|| format!("cannot read the kubeconfig {}", path.display()))
         };
         let kubeconfig = match kubeconfig {
             Some(path) => read(path)?,
@@ -64,7 +65,11 @@ impl Session {
         content_type: &str,
         body: Vec<u8>,
     ) -> Result<Value> {
-        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, content_type).body(body)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body)?;
         Ok(self.client.request(request).await?)
     }
 
