@@ -3,9 +3,18 @@
 //! Order of one write: decode, default, `Chain::mutate`, kind's `prepare_*` and `validate*`, `Chain::validate`, store.
 //! The chain is a fixed, visible list.
 
+mod default_storage_class;
+mod default_toleration_seconds;
+mod namespace_lifecycle;
+mod priority;
+mod service_account;
+mod storage_object_in_use_protection;
+mod volume_resize;
+
 use crate::{
     auth::User,
-    error::Result,
+    config::Config,
+    error::{ApiError, Result},
     kinds::{AnyKind, AnyObject, Subresource},
 };
 use async_trait::async_trait;
@@ -33,6 +42,17 @@ pub struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
+    /// `Forbidden`, about this request's object.
+    pub fn forbidden(&self, detail: impl Into<String>) -> ApiError {
+        let resource = self.kind.resource();
+        ApiError::Forbidden {
+            group: resource.group.to_owned(),
+            resource: resource.qualified(),
+            name: self.name.to_owned(),
+            detail: detail.into(),
+        }
+    }
+
     /// Is it this kind's main endpoint? `plural` within `group`.
     pub fn is(&self, group: &str, plural: &str) -> bool {
         let r = self.kind.resource();
@@ -44,6 +64,7 @@ impl Attributes<'_> {
 #[async_trait]
 pub trait Lookup: Send + Sync {
     /// `plural` as `resource::Resource` spells it; `namespace` is empty for cluster-scoped kinds.
+    /// A kind that is not served has no objects.
     async fn get(&self, plural: &str, namespace: &str, name: &str) -> Result<Option<Box<dyn AnyObject>>>;
     /// An empty `namespace` lists all of them.
     async fn list(&self, plural: &str, namespace: &str) -> Result<Vec<Box<dyn AnyObject>>>;
@@ -85,9 +106,19 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The plugins of a server.
-    pub fn standard() -> Self {
-        Self { plugins: Vec::new() }
+    /// The plugins of a server, in Kubernetes' order.
+    pub fn standard(config: &Config) -> Self {
+        Self::new(vec![
+            Box::new(namespace_lifecycle::NamespaceLifecycle),
+            Box::new(service_account::ServiceAccount),
+            Box::new(priority::Priority),
+            Box::new(default_toleration_seconds::DefaultTolerationSeconds {
+                seconds: config.toleration_seconds,
+            }),
+            Box::new(default_storage_class::DefaultStorageClass),
+            Box::new(storage_object_in_use_protection::StorageObjectInUseProtection),
+            Box::new(volume_resize::PersistentVolumeClaimResize),
+        ])
     }
 
     /// Other plugins, for tests.
@@ -121,3 +152,41 @@ impl Chain {
         Ok(())
     }
 }
+
+/// The object as its own type. Failing would be our own mistake, not the client's.
+pub(crate) fn typed<T: 'static>(object: &dyn AnyObject) -> Result<&T> {
+    object.as_any().downcast_ref().ok_or_else(wrong_type::<T>)
+}
+
+pub(crate) fn typed_mut<T: 'static>(object: &mut dyn AnyObject) -> Result<&mut T> {
+    object.as_any_mut().downcast_mut().ok_or_else(wrong_type::<T>)
+}
+
+fn wrong_type<T>() -> ApiError {
+    ApiError::Internal(format!("an object is no {}", std::any::type_name::<T>()))
+}
+
+/// Looks up an object of a known type.
+pub(crate) async fn find<T: Clone + 'static>(
+    lookup: &dyn Lookup,
+    plural: &str,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<T>> {
+    match lookup.get(plural, namespace, name).await? {
+        Some(object) => typed::<T>(&*object).map(|t| Some(t.clone())),
+        None => Ok(None),
+    }
+}
+
+/// Lists the objects of a known type.
+pub(crate) async fn find_all<T: Clone + 'static>(
+    lookup: &dyn Lookup,
+    plural: &str,
+    namespace: &str,
+) -> Result<Vec<T>> {
+    lookup.list(plural, namespace).await?.iter().map(|o| typed::<T>(&**o).cloned()).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

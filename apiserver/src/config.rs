@@ -20,4 +20,14 @@ pub struct Config {
     pub cluster_domain: String,
     /// Node ports, inclusive.
     pub node_ports: (u16, u16),
+    /// How long a pod stays on a node that is not ready or not reachable, where it says nothing itself.
+    /// Kubernetes' default is 300.
+    pub toleration_seconds: i64,
+}
+
+impl Config {
+    /// `iss` of ServiceAccount tokens, and their default audience: a name that pods can resolve and reach.
+    pub fn issuer(&self) -> String {
+        format!("https://kubernetes.default.svc.{}", self.cluster_domain)
+    }
 }

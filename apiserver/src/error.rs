@@ -29,8 +29,15 @@ pub enum ApiError {
     BadRequest(String),
     #[error("Unauthorized")]
     Unauthorized,
-    #[error("{resource} {name:?} is forbidden: {detail}")]
+    /// Without a name the sentence has none; without a resource (a plain path) it has neither.
+    #[error("{}: {detail}", forbidden_subject(resource, name))]
     Forbidden { group: String, resource: String, name: String, detail: String },
+    /// Creation in a namespace that is going away: a `Forbidden` whose cause clients look for.
+    #[error(
+        "{}: unable to create new content in namespace {namespace} because it is being terminated",
+        forbidden_subject(resource, name)
+    )]
+    NamespaceTerminating { group: String, resource: String, name: String, namespace: String },
     #[error("{0}")]
     MethodNotAllowed(String),
     #[error("{0}")]
@@ -70,6 +77,14 @@ fn invalid_message(group: &str, kind: &str, name: &str, errors: &field::Errors) 
     }
 }
 
+fn forbidden_subject(resource: &str, name: &str) -> String {
+    match (resource, name) {
+        ("", _) => "forbidden".to_owned(),
+        (_, "") => format!("{resource} is forbidden"),
+        _ => format!("{resource} {name:?} is forbidden"),
+    }
+}
+
 impl ApiError {
     pub fn code(&self) -> StatusCode {
         self.parts().0
@@ -89,7 +104,9 @@ impl ApiError {
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
+            Self::Forbidden { .. } | Self::NamespaceTerminating { .. } => {
+                (StatusCode::FORBIDDEN, "Forbidden")
+            }
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::NotAcceptable(_) => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
@@ -117,6 +134,14 @@ impl ApiError {
             | Self::Forbidden { group, resource, name, .. } => {
                 let plural = resource.split('.').next().unwrap_or(resource);
                 details = json!({"name": name, "group": group, "kind": plural});
+            }
+            Self::NamespaceTerminating { group, resource, name, namespace } => {
+                let plural = resource.split('.').next().unwrap_or(resource);
+                details = json!({"name": name, "group": group, "kind": plural, "causes": [{
+                    "reason": "NamespaceTerminating",
+                    "message": format!("namespace {namespace} is being terminated"),
+                    "field": "metadata.namespace",
+                }]});
             }
             Self::Invalid { group, kind, name, errors } => {
                 let causes: Vec<Value> = errors

@@ -6,20 +6,24 @@ pub mod delete;
 pub mod discovery;
 pub mod eviction;
 pub mod finalize;
+pub mod forward;
 pub mod get;
 pub mod health;
 pub mod list;
 pub mod metrics;
 pub mod patch;
+pub mod pod_stream;
+pub mod proxy;
 pub mod respond;
+pub mod reviews;
 pub mod scale;
+pub mod token;
 pub mod update;
 pub mod watch;
 
 use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, AnyObject, Subresource},
-    openapi,
     registry::Call,
     request::{
         Incoming, body,
@@ -60,9 +64,12 @@ pub async fn resource(
         (Some(Binding), "create") => binding::create(app, kind, incoming).await,
         (Some(Eviction), "create") => eviction::create(app, kind, incoming).await,
         (Some(Finalize), "update") => finalize::update(app, kind, incoming).await,
-        (Some(Token), _) => Err(not_built("tokens")),
-        (Some(Log | Exec | Attach | PortForward), _) => Err(not_built("streams")),
-        (Some(Proxy), _) => Err(not_built("proxying")),
+        (Some(Token), "create") => token::create(app, incoming).await,
+        (Some(Log), "get") => pod_stream::open(app, Log, incoming).await,
+        (Some(stream @ (Exec | Attach | PortForward)), "get" | "create") => {
+            pod_stream::open(app, stream, incoming).await
+        }
+        (Some(Proxy), _) => proxy::pass(app, kind, incoming).await,
         (Some(EphemeralContainers), _) => Err(not_built("ephemeral containers")),
         (Some(Resize), _) => Err(not_built("resizing pods")),
         _ => Err(method_not_allowed()),
@@ -82,7 +89,7 @@ pub async fn virtual_resource(app: &App, incoming: Incoming) -> Result<Response>
         let pods = app.registry.kind("", "v1", "pods").ok_or(ApiError::NoSuchPath)?;
         return binding::create(app, pods, incoming).await;
     }
-    Err(not_built("reviews"))
+    reviews::create(app, incoming).await
 }
 
 /// A path that is no resource.
@@ -97,16 +104,8 @@ pub async fn paths(app: &App, incoming: Incoming) -> Result<Response> {
         "healthz" | "livez" | "readyz" => health::health(app, first, rest, &incoming),
         "version" if rest.is_empty() => Ok(discovery::version()),
         "metrics" if rest.is_empty() => Ok(metrics::metrics(app)),
+        ".well-known" | "openid" => token::openid(app, &path),
         "" | "api" | "apis" => discovery::discovery(app, &path, &incoming),
-        "openapi" => {
-            let headers = incoming.request.headers();
-            match rest.trim_end_matches('/').split_once('/').unwrap_or((rest, "")) {
-                ("v2", "") => openapi::v2(headers).await,
-                ("v3", "") => openapi::v3_index(headers).await,
-                ("v3", group) => openapi::v3_group(group, incoming.request.uri().query(), headers).await,
-                _ => Err(ApiError::NoSuchPath),
-            }
-        }
         _ => Err(ApiError::NoSuchPath),
     }
 }

@@ -16,9 +16,11 @@ pub mod openapi;
 pub mod registry;
 pub mod request;
 pub mod router;
+pub mod server;
 pub mod state;
 
 pub use auth::User;
 pub use config::Config;
 pub use dial::{NodeDialer, Stream};
 pub use latch::{Latch, Latches};
+pub use server::{Error, Server};

@@ -252,16 +252,14 @@ pub(crate) fn decode(kind: &dyn AnyKind, kv: &KeyValue) -> Result<Box<dyn AnyObj
 #[async_trait]
 impl Lookup for Registry {
     async fn get(&self, plural: &str, namespace: &str, name: &str) -> Result<Option<Box<dyn AnyObject>>> {
-        let kind =
-            self.kind_named(plural).ok_or_else(|| ApiError::Internal(format!("no kind {plural:?}")))?;
+        let Some(kind) = self.kind_named(plural) else { return Ok(None) };
         let key = key(kind, namespace, name)?;
         let kv = self.0.store.get(&key).await.map_err(storage_error)?;
         kv.map(|kv| decode(kind, &kv)).transpose()
     }
 
     async fn list(&self, plural: &str, namespace: &str) -> Result<Vec<Box<dyn AnyObject>>> {
-        let kind =
-            self.kind_named(plural).ok_or_else(|| ApiError::Internal(format!("no kind {plural:?}")))?;
+        let Some(kind) = self.kind_named(plural) else { return Ok(Vec::new()) };
         let list = self.0.store.list(&prefix(kind, namespace)?, ListOptions::default()).await;
         list.map_err(storage_error)?.items.iter().map(|kv| decode(kind, kv)).collect()
     }

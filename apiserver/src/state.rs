@@ -5,7 +5,7 @@ use crate::{
     auth::Authenticator,
     config::Config,
     dial::NodeDialer,
-    handlers::metrics::Metrics,
+    handlers::{forward::Forwarder, metrics::Metrics},
     kinds::AnyKind,
     latch::Latches,
     registry::{Registry, allocate::Allocator},
@@ -66,7 +66,8 @@ pub struct App(Arc<State>);
 pub struct State {
     pub config: Config,
     pub registry: Registry,
-    pub dialer: Arc<dyn NodeDialer>,
+    /// How requests reach kubelets and pods.
+    pub forwarder: Forwarder,
     pub authenticator: Authenticator,
     pub latches: Latches,
     pub limits: Limits,
@@ -84,7 +85,7 @@ impl App {
             discovery: crate::handlers::discovery::Documents::of(&registry),
             registry,
             config: parts.config,
-            dialer: parts.dialer,
+            forwarder: Forwarder::new(parts.dialer, parts.tasks.clone(), parts.stop.clone()),
             authenticator: parts.authenticator,
             latches: parts.latches,
             metrics: Metrics::default(),

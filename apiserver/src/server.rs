@@ -1,0 +1,141 @@
+//! The API server as a whole: put together, bound, run, stopped.
+
+use crate::{
+    Config, Latch, Latches, NodeDialer, User,
+    admission::{Chain, Lookup, typed},
+    auth::{Authenticator, Peer, token::Signer},
+    bootstrap, kinds,
+    listen::{BindError, Listener, Tls, TlsError, WithPeer},
+    registry::allocate::Allocator,
+    router::router,
+    state::{App, Limits, Parts},
+};
+use k8s_openapi::api::core::v1::Service;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use storage::Store;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+/// For streams and writes under way to end after they were told to.
+const TASKS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why the server cannot start. Display is the one sentence a person needs.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Config(String),
+    #[error("the services in the store cannot be read: {0}")]
+    Store(String),
+}
+
+/// An API server that is bound and knows what its store holds, but does not accept connections yet.
+/// In-process clients work from now on.
+pub struct Server {
+    app: App,
+    router: axum::Router,
+    listener: Listener,
+    tls: Tls,
+    bootstrapped: Latch,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Server {
+    pub async fn bind(
+        config: Config,
+        store: Arc<dyn Store>,
+        dialer: Arc<dyn NodeDialer>,
+    ) -> Result<Self, Error> {
+        let tls = Tls::new(&config.serving_cert, &config.serving_key, &config.client_ca)?;
+        let signer = Signer::new(&config.service_account_key, config.issuer()).map_err(Error::Config)?;
+        let allocator = Allocator::new(&config.service_cidr, config.node_ports).map_err(Error::Config)?;
+        let listener = Listener::bind(&config.bind)?;
+        let (stop, tasks, latches) = (CancellationToken::new(), TaskTracker::new(), Latches::default());
+        let bootstrapped = latches.latch("bootstrap");
+        let app = App::new(Parts {
+            chain: Chain::standard(&config),
+            config,
+            store,
+            kinds: kinds::all(),
+            dialer,
+            authenticator: Authenticator::new(signer),
+            allocator,
+            latches,
+            limits: Limits::default(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        });
+        restore_allocations(&app).await?;
+        Ok(Self { router: router(app.clone()), app, listener, tls, bootstrapped, stop, tasks })
+    }
+
+    /// Where it listens, in the order of `Config::bind`, with real port numbers.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.listener.addresses()
+    }
+
+    /// A client in this process that acts as `user`, with no socket. Cannot upgrade connections (exec, port-forward).
+    /// Must be called within a runtime.
+    pub fn client(&self, user: User) -> kube::Client {
+        kube::Client::new(WithPeer { router: self.router.clone(), peer: Peer::Internal(user) }, "default")
+    }
+
+    /// A named condition of `/readyz`; the same name is the same latch.
+    pub fn latch(&self, name: &str) -> Latch {
+        self.app.latches.latch(name)
+    }
+
+    /// All of them, for whoever waits for readiness.
+    pub fn latches(&self) -> Latches {
+        self.app.latches.clone()
+    }
+
+    /// The certificates of new connections, to be renewed while serving.
+    pub fn tls(&self) -> Tls {
+        self.tls.clone()
+    }
+
+    /// The router itself: requests must carry a [`Peer`] extension. For tests and in-process use.
+    pub fn router(&self) -> axum::Router {
+        self.router.clone()
+    }
+
+    /// Serves until `token` is cancelled; then no new connection, watches end, requests in flight get a few seconds.
+    pub async fn run(self, token: CancellationToken) {
+        let port = self.addresses().first().map_or(443, SocketAddr::port);
+        let client = self.client(User::component("system:apiserver"));
+        let objects = bootstrap::Objects::new(&self.app.config, self.app.registry.allocator(), port);
+        let (stop, bootstrapped) = (self.stop.clone(), self.bootstrapped);
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = objects.ensure(client) => bootstrapped.ready(),
+            }
+        });
+        let stop = async {
+            token.cancelled().await;
+            self.stop.cancel();
+        };
+        tokio::join!(stop, self.listener.run(self.router, self.tls, token.clone()));
+        self.tasks.close();
+        if timeout(TASKS_DEADLINE, self.tasks.wait()).await.is_err() {
+            warn!(tasks = self.tasks.len(), "requests did not end in time");
+        }
+    }
+}
+
+/// Addresses and ports that stored services hold must not be handed out again.
+async fn restore_allocations(app: &App) -> Result<(), Error> {
+    let lookup: &dyn Lookup = &app.registry;
+    let services = lookup.list("services", "").await.map_err(|e| Error::Store(e.to_string()))?;
+    for service in &services {
+        let service = typed::<Service>(&**service).map_err(|e| Error::Store(e.to_string()))?;
+        app.registry.allocator().restore(service);
+    }
+    Ok(())
+}
