@@ -24,6 +24,7 @@ pub mod watch;
 use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, AnyObject, Subresource},
+    openapi,
     registry::Call,
     request::{
         Incoming, body,
@@ -106,6 +107,15 @@ pub async fn paths(app: &App, incoming: Incoming) -> Result<Response> {
         "metrics" if rest.is_empty() => Ok(metrics::metrics(app)),
         ".well-known" | "openid" => token::openid(app, &path),
         "" | "api" | "apis" => discovery::discovery(app, &path, &incoming),
+        "openapi" => {
+            let headers = incoming.request.headers();
+            match rest.trim_end_matches('/').split_once('/').unwrap_or((rest, "")) {
+                ("v2", "") => openapi::v2(headers).await,
+                ("v3", "") => openapi::v3_index(headers).await,
+                ("v3", group) => openapi::v3_group(group, incoming.request.uri().query(), headers).await,
+                _ => Err(ApiError::NoSuchPath),
+            }
+        }
         _ => Err(ApiError::NoSuchPath),
     }
 }

@@ -6,6 +6,7 @@ pub mod args;
 pub mod certs;
 pub mod cluster;
 pub mod config;
+pub mod ctl;
 pub mod data_dir;
 pub mod logging;
 pub mod reset;

@@ -11,6 +11,7 @@ mod endpoints_of;
 pub mod error;
 pub mod garbage;
 pub mod run;
+pub mod scheduler;
 pub mod stateful_set;
 pub mod volumes;
 
@@ -58,12 +59,14 @@ impl Default for Config {
 #[derive(PartialEq, Eq)]
 enum Group {
     Controllers,
+    Scheduler,
 }
 
 type Start = fn(Arc<Ctx>) -> BoxFuture<'static, ()>;
 
 /// Every loop there is.
 const TABLE: &[(Group, Start)] = &[
+    (Group::Scheduler, |ctx| Box::pin(scheduler::Scheduler::new(ctx).run())),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), stateful_set::StatefulSets::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), endpoint_slice::EndpointSlices::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), endpoints::EndpointsController::new(ctx)))),
@@ -113,6 +116,7 @@ impl Server {
         for (group, start) in TABLE {
             let enabled = match group {
                 Group::Controllers => ctx.config.controllers,
+                Group::Scheduler => ctx.config.scheduler,
             };
             if enabled {
                 tracker.spawn(start(ctx.clone()));

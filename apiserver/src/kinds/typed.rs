@@ -92,6 +92,10 @@ impl<K: Kind> AnyKind for Typed<K> {
     fn subresources(&self) -> &'static [Subresource] {
         K::SUBRESOURCES
     }
+    fn define(&self, generator: &mut schemars::SchemaGenerator) -> String {
+        generator.subschema_for::<K::Object>();
+        <K::Object as schemars::JsonSchema>::schema_name().into_owned()
+    }
     fn columns(&self) -> &'static [Column] {
         K::COLUMNS
     }

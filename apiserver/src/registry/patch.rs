@@ -124,3 +124,104 @@ fn size(value: &Value) -> usize {
         _ => 8,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn patched(current: &Value, operations: Value) -> Result<Value> {
+        json_patch(current, operations)
+    }
+
+    #[test]
+    fn content_types() {
+        for one in PatchType::ALL {
+            assert_eq!(PatchType::from_content_type(Some(one.content_type())).unwrap(), one);
+        }
+        let with_charset = Some("Application/Merge-Patch+json; charset=UTF-8");
+        assert_eq!(PatchType::from_content_type(with_charset).unwrap(), PatchType::Merge);
+        assert_eq!(PatchType::from_content_type(Some("application/json")).unwrap_err().code(), 415);
+        assert_eq!(PatchType::from_content_type(None).unwrap_err().code(), 415);
+    }
+
+    #[test]
+    fn json_patch_does_its_operations_in_order() {
+        let current = json!({"a": {"b": [1, 2]}, "x/y": 1});
+        let operations = json!([
+            {"op": "test", "path": "/a/b/0", "value": 1},
+            {"op": "add", "path": "/a/b/-", "value": 3},
+            {"op": "remove", "path": "/a/b/0"},
+            {"op": "replace", "path": "/x~1y", "value": null},
+            {"op": "copy", "from": "/a/b", "path": "/c"},
+            {"op": "move", "from": "/a", "path": "/d"},
+        ]);
+        assert_eq!(
+            patched(&current, operations).unwrap(),
+            json!({"c": [2, 3], "d": {"b": [2, 3]}, "x/y": null})
+        );
+    }
+
+    #[test]
+    fn json_patches_that_do_not_fit_are_422_and_non_patches_400() {
+        let current = json!({"a": 1});
+        let cases = [
+            (json!([{"op": "test", "path": "/a", "value": 2}]), 422),
+            (json!([{"op": "remove", "path": "/b"}]), 422),
+            (json!([{"op": "replace", "path": "/b/c", "value": 2}]), 422),
+            (json!([{"op": "frob", "path": "/a"}]), 400),
+            (json!({"a": 1}), 400),
+            (json!([{"op": "add", "path": "a", "value": 2}]), 400),
+        ];
+        for (operations, code) in cases {
+            assert_eq!(patched(&current, operations.clone()).unwrap_err().code(), code, "{operations}");
+        }
+    }
+
+    #[test]
+    fn json_patches_are_bounded_in_number_and_growth() {
+        let many = vec![json!({"op": "test", "path": "", "value": {}}); MAX_JSON_PATCH_OPERATIONS + 1];
+        assert_eq!(patched(&json!({}), many.into()).unwrap_err().code(), 413);
+        let mut doubling = vec![json!({"op": "add", "path": "/a0", "value": vec!["x"; 1000]})];
+        for i in 1..40 {
+            doubling.push(json!({"op": "copy", "from": "", "path": format!("/a{i}")}));
+        }
+        assert_eq!(patched(&json!({}), doubling.into()).unwrap_err().code(), 413);
+    }
+
+    /// Any JSON but null: a merge patch cannot express a null in the result.
+    fn tree() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            (0..4).prop_map(Value::from),
+            "[ab]".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from), object(inner),]
+        })
+    }
+    fn object(inner: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
+        prop::collection::btree_map("[a-d]", inner, 0..4).prop_map(|m| Value::Object(m.into_iter().collect()))
+    }
+    /// The merge patch that turns `from` into `to`.
+    fn difference(from: &Value, to: &Value) -> Value {
+        let (Value::Object(from), Value::Object(to)) = (from, to) else { return to.clone() };
+        let gone = from.keys().filter(|k| !to.contains_key(*k)).map(|k| (k.clone(), Value::Null));
+        let changed = to.iter().filter(|(k, v)| from.get(*k) != Some(v));
+        let changed =
+            changed.map(|(k, v)| (k.clone(), from.get(k).map_or(v.clone(), |old| difference(old, v))));
+        Value::Object(gone.chain(changed).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn a_merge_patch_of_the_difference_gives_the_other_object(a in object(tree()), b in object(tree())) {
+            let mut value = a.clone();
+            json_patch::merge(&mut value, &difference(&a, &b));
+            prop_assert_eq!(&value, &b);
+            // A strategic merge patch without a schema is a merge patch.
+            prop_assert_eq!(&strategic::merge(a.clone(), difference(&a, &b), None).unwrap(), &b);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Schemas of the API's types, in OpenAPI v3's form.
+//!
+//! k8s-openapi describes every field; what it leaves out (kinds, list types, merge keys, defaults) is laid over it
+//! here, from the table of kinds and from [`super::markers`].
+
+use super::markers::{self, ListType, Shape, TypeId};
+use crate::kinds::AnyKind;
+use k8s_openapi::{api, apimachinery::pkg::apis::meta::v1 as meta};
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+pub(super) const REF: &str = "#/components/schemas/";
+pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+pub(super) const GVK: &str = "x-kubernetes-group-version-kind";
+
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+
+/// The definitions one document needs.
+pub(super) struct Schemas {
+    generator: SchemaGenerator,
+    extra: Map<String, Value>,
+    /// Definition to (group, version, kind).
+    kinds: Vec<(String, Value)>,
+}
+
+impl Schemas {
+    pub(super) fn new() -> Self {
+        let generator = SchemaSettings::openapi3().into_generator();
+        let mut schemas = Self { generator, extra: Map::new(), kinds: Vec::new() };
+        schemas.define::<meta::DeleteOptions>();
+        schemas.define::<meta::ListMeta>();
+        schemas.define::<meta::APIResourceList>();
+        let status = schemas.define::<meta::Status>();
+        schemas.is_kind(&status, "", "v1", "Status");
+        let patch =
+            "Patch is provided to give a concrete name and type to the Kubernetes PATCH request body.";
+        schemas.extra.insert(format!("{META}Patch"), json!({"description": patch, "type": "object"}));
+        schemas
+    }
+
+    fn define<T: JsonSchema>(&mut self) -> String {
+        self.generator.subschema_for::<T>();
+        T::schema_name().into_owned()
+    }
+
+    fn is_kind(&mut self, definition: &str, group: &str, version: &str, kind: &str) {
+        self.kinds.push((definition.to_owned(), json!({"group": group, "kind": kind, "version": version})));
+    }
+
+    /// Adds a kind with its list; its definition's name.
+    pub(super) fn add(&mut self, kind: &dyn AnyKind) -> String {
+        let name = kind.define(&mut self.generator);
+        let r = kind.resource();
+        let list_kind = kind.list_kind();
+        let list = format!("{}List", name);
+        self.is_kind(&name, r.group, r.version, r.kind);
+        self.is_kind(&list, r.group, r.version, &list_kind);
+        let text = |of: &str| self.generator_text(&name, of);
+        let schema = json!({
+            "description": format!("{list_kind} is a list of {} objects.", r.kind),
+            "type": "object",
+            "required": ["items"],
+            "properties": {
+                "apiVersion": {"description": text("apiVersion"), "type": "string"},
+                "items": {
+                    "description": format!("Items is the list of {} objects.", r.kind),
+                    "type": "array",
+                    "items": {"$ref": format!("{REF}{name}")},
+                },
+                "kind": {"description": text("kind"), "type": "string"},
+                "metadata": {
+                    "description": "Standard list metadata.",
+                    "allOf": [{"$ref": format!("{REF}{META}ListMeta")}],
+                },
+            },
+        });
+        self.extra.insert(list, schema);
+        name
+    }
+
+    fn generator_text(&self, definition: &str, property: &str) -> Value {
+        let definitions = self.generator.definitions();
+        let text = definitions
+            .get(definition)
+            .and_then(|d| d.pointer(&format!("/properties/{property}/description")));
+        text.cloned().unwrap_or_else(|| Value::String(String::new()))
+    }
+
+    /// Types of subresources that are no kinds of their own.
+    pub(super) fn add_scale(&mut self) -> String {
+        let name = self.define::<api::autoscaling::v1::Scale>();
+        self.is_kind(&name, "autoscaling", "v1", "Scale");
+        name
+    }
+    pub(super) fn add_binding(&mut self) -> String {
+        let name = self.define::<api::core::v1::Binding>();
+        self.is_kind(&name, "", "v1", "Binding");
+        name
+    }
+    pub(super) fn add_eviction(&mut self) -> String {
+        let name = self.define::<api::policy::v1::Eviction>();
+        self.is_kind(&name, "policy", "v1", "Eviction");
+        name
+    }
+    pub(super) fn add_token_request(&mut self) -> String {
+        let name = self.define::<api::authentication::v1::TokenRequest>();
+        self.is_kind(&name, "authentication.k8s.io", "v1", "TokenRequest");
+        name
+    }
+
+    /// All definitions asked for and what they refer to.
+    pub(super) fn finish(mut self) -> Map<String, Value> {
+        let mut definitions = self.generator.take_definitions(true);
+        for (name, schema) in &mut definitions {
+            overlay(name, schema);
+        }
+        definitions.append(&mut self.extra);
+        self.kinds.dedup();
+        for (name, kind) in self.kinds {
+            if let Some(Value::Object(schema)) = definitions.get_mut(&name) {
+                let list = schema.entry(GVK).or_insert_with(|| json!([]));
+                if let Some(list) = list.as_array_mut().filter(|l| !l.contains(&kind)) {
+                    list.push(kind);
+                }
+            }
+        }
+        definitions
+    }
+}
+
+fn overlay(name: &str, schema: &mut Value) {
+    match name {
+        QUANTITY => {
+            schema["oneOf"] = json!([{"type": "string"}, {"type": "number"}]);
+            remove(schema, "x-kubernetes-int-or-string");
+            return;
+        }
+        INT_OR_STRING => {
+            schema["oneOf"] = json!([{"type": "integer"}, {"type": "string"}]);
+            schema["format"] = "int-or-string".into();
+            remove(schema, "x-kubernetes-int-or-string");
+            return;
+        }
+        _ => {}
+    }
+    // In Go these are structs with `omitempty` or without meaning when empty: never required of a client.
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|r| r != "metadata");
+        if required.is_empty() {
+            remove(schema, "required");
+        }
+    }
+    let Some(id) = markers::of_definition(name) else { return };
+    if id.get().atomic {
+        schema["x-kubernetes-map-type"] = "atomic".into();
+    }
+    mark_fields(schema, id);
+}
+
+fn mark_fields(schema: &mut Value, id: TypeId) {
+    for field in id.get().fields() {
+        let Some(property) = schema.pointer_mut(&format!("/properties/{}", field.name)) else { continue };
+        let mut set = |key: &str, value: Value| property[key] = value;
+        match field.list_type {
+            Some(ListType::Atomic) => set("x-kubernetes-list-type", "atomic".into()),
+            Some(ListType::Set) => set("x-kubernetes-list-type", "set".into()),
+            Some(ListType::Map) => {
+                set("x-kubernetes-list-type", "map".into());
+                set("x-kubernetes-list-map-keys", field.keys.clone().into());
+            }
+            None => {}
+        }
+        if field.atomic && !matches!(field.shape, Shape::List(_)) {
+            set("x-kubernetes-map-type", "atomic".into());
+        }
+        let strategies =
+            [(field.merge, "merge"), (field.replace, "replace"), (field.retain_keys, "retainKeys")];
+        let strategies: Vec<&str> = strategies.into_iter().filter(|s| s.0).map(|s| s.1).collect();
+        if !strategies.is_empty() {
+            set("x-kubernetes-patch-strategy", strategies.join(",").into());
+        }
+        if let Some(key) = field.merge_key {
+            set("x-kubernetes-patch-merge-key", key.into());
+        }
+        if let Some(default) = field.default.and_then(|text| serde_json::from_str(text).ok()) {
+            set("default", default);
+        }
+    }
+}
+
+fn remove(schema: &mut Value, key: &str) {
+    if let Some(map) = schema.as_object_mut() {
+        map.remove(key);
+    }
+}
