@@ -18,6 +18,8 @@ pub mod request;
 pub mod router;
 pub mod server;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 pub use auth::User;
 pub use config::Config;

@@ -106,10 +106,9 @@ impl Registry {
             Rules::Status => kind.prepare_status_update(new.as_mut(), current),
             Rules::Own => {}
         }
-        new.meta_mut().generation = match kind.generation_changed(new.as_ref(), current) {
-            Some(changed) => Some(current.meta().generation.unwrap_or(0) + i64::from(changed)),
-            None => current.meta().generation,
-        };
+        // Binding a pod to its node is no change of what its owner wants.
+        let changed = rules != Rules::Own && kind.generation_changed(new.as_ref(), current) == Some(true);
+        new.meta_mut().generation = current.meta().generation.map(|g| g + i64::from(changed));
         let reservation = self.reserve(call, new.as_mut(), Some(current))?;
         call.invalid(call.name, validate(kind, rules, new.as_ref(), current))?;
         let attributes = call.attributes(Operation::Update, call.name);

@@ -1,0 +1,173 @@
+//! What holds for every request, and the paths that are no resources.
+
+use super::*;
+use std::time::Duration;
+
+#[tokio::test]
+async fn bodies_are_bounded() {
+    let limits = Limits { body_bytes: 1000, ..Limits::default() };
+    let server = Server::with(limits, storage::Limits::default());
+    let body = map("a", &json!({"x": "y".repeat(2000)}));
+    server.post(MAPS, &body).await.refused(413, "RequestEntityTooLarge", "limit is 1000");
+    // Also when nobody says beforehand how long the body is.
+    let chunks = futures::stream::iter((0..20).map(|_| Ok::<_, io::Error>("y".repeat(100))));
+    let answer = server.call("POST", MAPS, Body::from_stream(chunks), &[]).await;
+    answer.refused(413, "RequestEntityTooLarge", "limit is 1000");
+}
+
+#[tokio::test]
+async fn too_many_requests_at_once_are_sent_away() {
+    let server = Server::with(Limits { in_flight: 0, ..Limits::default() }, storage::Limits::default());
+    let answer = server.get(MAPS).await;
+    assert_eq!(answer.headers["retry-after"], "1");
+    answer.refused(429, "TooManyRequests", "try again later");
+    // Watches and health do not take part.
+    assert_eq!(server.get(&format!("{MAPS}?watch=1&timeoutSeconds=1")).await.code, 200);
+    assert_eq!(server.get("/livez").await.text(), "ok");
+}
+
+#[tokio::test]
+async fn a_request_has_a_deadline() {
+    let server = Server::with(
+        Limits { request: Duration::from_millis(10), ..Limits::default() },
+        storage::Limits::default(),
+    );
+    let never = Body::from_stream(futures::stream::pending::<io::Result<String>>());
+    server.call("POST", MAPS, never, &[]).await.refused(504, "Timeout", "request did not complete");
+}
+
+#[tokio::test]
+async fn a_request_from_nowhere_is_nobodys() {
+    let server = Server::new();
+    let router = crate::router::router(server.app.clone());
+    let response = router.oneshot(Request::get(MAPS).body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 401);
+}
+
+#[tokio::test]
+async fn methods_that_a_resource_does_not_have() {
+    let server = Server::new();
+    for (method, path) in [
+        ("PUT", MAPS),
+        ("PATCH", MAPS),
+        ("POST", "/api/v1/namespaces/default/configmaps/a"),
+        ("OPTIONS", MAPS),
+        ("POST", "/version"),
+        ("GET", "/api/v1/namespaces/default/pods/p/binding"),
+    ] {
+        server.call(method, path, "{}", &[]).await.refused(
+            405,
+            "MethodNotAllowed",
+            "does not allow this method",
+        );
+    }
+    for path in [
+        "/nonsense",
+        "/api/v9",
+        "/apis/apps/v9",
+        "/api/v1/namespaces/x/nodes",
+        "/api/v1/pods/p",
+        "/api/v1/namespaces/x/pods/p/nonsense",
+    ] {
+        server.get(path).await.refused(404, "NotFound", "could not find the requested resource");
+    }
+}
+
+#[tokio::test]
+async fn version_and_metrics() {
+    let server = Server::new();
+    let version = server.get("/version").await.expect(200);
+    assert_eq!((&version["major"], &version["minor"]), (&json!("1"), &json!("36")));
+    assert!(version["gitVersion"].as_str().unwrap().starts_with("v1.36."));
+    server.client().apiserver_version().await.unwrap();
+    server.get(MAPS).await.expect(200);
+    let text = server.get("/metrics").await.text();
+    assert!(
+        text.contains(r#"apiserver_request_total{verb="LIST",resource="configmaps",code="200"} 1"#),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn discovery_lists_every_kind() {
+    let server = Server::new();
+    let api = server.get("/api").await.expect(200);
+    assert_eq!((&api["kind"], &api["versions"]), (&json!("APIVersions"), &json!(["v1"])));
+    let groups = server.get("/apis/").await.expect(200);
+    let group_names: Vec<_> =
+        groups["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
+    for kind in kinds::all() {
+        let r = kind.resource();
+        let path = match r.group {
+            "" => format!("/api/{}", r.version),
+            group => {
+                assert!(group_names.contains(&group), "{group}");
+                let one = server.get(&format!("/apis/{group}/")).await.expect(200);
+                assert_eq!((&one["kind"], &one["name"]), (&json!("APIGroup"), &json!(group)));
+                format!("/apis/{group}/{}", r.version)
+            }
+        };
+        let list = server.get(&path).await.expect(200);
+        assert_eq!(list["groupVersion"], r.api_version());
+        let entry =
+            list["resources"].as_array().unwrap().iter().find(|e| e["name"] == r.plural).unwrap().clone();
+        assert_eq!((&entry["kind"], &entry["namespaced"]), (&json!(r.kind), &json!(r.namespaced)));
+        assert!(entry["verbs"].as_array().unwrap().contains(&json!("watch")));
+    }
+    let apps = server.get("/apis/apps/v1").await.json();
+    let scale =
+        apps["resources"].as_array().unwrap().iter().find(|e| e["name"] == "statefulsets/scale").unwrap();
+    assert_eq!((&scale["group"], &scale["kind"]), (&json!("autoscaling"), &json!("Scale")));
+    let found = kube::discovery::Discovery::new(server.client()).run().await.unwrap();
+    assert!(found.get("apps").unwrap().recommended_kind("StatefulSet").is_some());
+}
+
+#[tokio::test]
+async fn aggregated_discovery() {
+    let server = Server::new();
+    for version in ["v2", "v2beta1"] {
+        let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+        let accept = format!("{media},application/json");
+        let answer = server.call("GET", "/apis", "", &[("accept", &accept)]).await;
+        assert_eq!(answer.headers["content-type"], media.as_str());
+        let list = answer.expect(200);
+        assert_eq!(list["apiVersion"], format!("apidiscovery.k8s.io/{version}"));
+        let apps =
+            list["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "apps").unwrap();
+        let sets = apps["versions"][0]["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|r| r["resource"] == "statefulsets")
+            .unwrap();
+        assert_eq!(
+            (&sets["scope"], &sets["responseKind"]["kind"]),
+            (&json!("Namespaced"), &json!("StatefulSet"))
+        );
+        assert!(sets["subresources"].as_array().unwrap().iter().any(|s| s["subresource"] == "status"));
+        let core = server.call("GET", "/api", "", &[("accept", &accept)]).await.expect(200);
+        assert_eq!(core["items"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn readiness_waits_for_every_latch() {
+    let server = Server::new();
+    let latch = server.app.latches.latch("informers");
+    assert_eq!(server.get("/livez").await.text(), "ok");
+    let answer = server.get("/readyz").await;
+    assert_eq!(answer.code, 500);
+    assert!(answer.text().contains("[-]informers failed: reason withheld\n"));
+    latch.ready();
+    assert_eq!(server.get("/readyz").await.text(), "ok");
+    let verbose = server.get("/readyz?verbose").await.text();
+    assert!(
+        verbose.contains("[+]ping ok\n[+]informers ok\n") && verbose.ends_with("readyz check passed\n"),
+        "{verbose}"
+    );
+    assert_eq!(server.get("/readyz/informers").await.text(), "ok");
+    assert_eq!(server.get("/readyz/nonsense").await.code, 404);
+    server.app.stop.cancel();
+    assert_eq!(server.get("/readyz").await.code, 500);
+    assert_eq!(server.get("/livez").await.code, 200);
+}
