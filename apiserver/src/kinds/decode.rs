@@ -2,12 +2,43 @@
 //!
 //! One deserializer over `serde_json::Value` does what three wrappers would: it knows the path of every value, notes
 //! the fields nobody reads, and words type errors as Kubernetes does. As Kubernetes', it takes `null` for "not given",
-//! accepts numbers as quantities and writes quantities canonically.
+//! accepts numbers as quantities, writes quantities canonically, and takes an optional field that holds nothing (`[]`,
+//! `{}` of a map, `""`, and `false` or `0` where that is the default) for one that is not given: clients that know the
+//! types leave such fields out when they write an object back, and must not seem to change it.
 
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::fmt;
+
+/// Fields whose `false` or `0` says no more than their absence.
+const ZERO_IS_UNSET: [(&str, &str); 18] = [
+    ("PodSpec", "hostNetwork"),
+    ("PodSpec", "hostPID"),
+    ("PodSpec", "hostIPC"),
+    ("Container", "stdin"),
+    ("Container", "stdinOnce"),
+    ("Container", "tty"),
+    ("VolumeMount", "readOnly"),
+    ("PersistentVolumeClaimVolumeSource", "readOnly"),
+    ("ContainerPort", "hostPort"),
+    ("Probe", "initialDelaySeconds"),
+    ("Probe", "timeoutSeconds"),
+    ("Probe", "periodSeconds"),
+    ("Probe", "successThreshold"),
+    ("Probe", "failureThreshold"),
+    ("ServicePort", "nodePort"),
+    ("ServiceSpec", "publishNotReadyAddresses"),
+    ("StatefulSetSpec", "minReadySeconds"),
+    ("NodeSpec", "unschedulable"),
+];
+/// Fields whose empty string says something else than their absence.
+const EMPTY_IS_SET: [(&str, &str); 4] = [
+    ("PersistentVolumeClaimSpec", "storageClassName"),
+    ("PersistentVolumeClaimSpec", "volumeAttributesClassName"),
+    ("HostPathVolumeSource", "type"),
+    ("EndpointPort", "name"),
+];
 
 /// The decoded object and the paths of the fields it does not know.
 pub(super) fn decode<T: DeserializeOwned>(value: Value) -> Result<(T, Vec<String>), String> {
@@ -49,6 +80,14 @@ impl Context {
             }
         }
         text
+    }
+
+    /// Whether the field the decoder is at is one of these.
+    fn is_at(&self, fields: &[(&str, &str)]) -> bool {
+        match self.path.borrow().last() {
+            Some(Segment::Field(owner, name)) => fields.iter().any(|f| f == &(*owner, name.as_str())),
+            _ => false,
+        }
     }
 
     /// `Go struct field Container.spec.containers.name`: the innermost struct, then the fields on the way.
@@ -95,10 +134,7 @@ impl Decoder<'_> {
         let found = match &self.value {
             Value::Null => "null".to_owned(),
             Value::Bool(_) => "bool".to_owned(),
-            Value::Number(n) if expected == "string" => {
-                let _ = n;
-                "number".to_owned()
-            }
+            Value::Number(_) if expected == "string" => "number".to_owned(),
             Value::Number(n) => format!("number {n}"),
             Value::String(_) => "string".to_owned(),
             Value::Array(_) => "array".to_owned(),
@@ -198,7 +234,22 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        let is = |prefix: &str| std::any::type_name::<V::Value>().starts_with(prefix);
+        let unset = match &self.value {
+            Value::Null => true,
+            Value::Array(items) => items.is_empty() && is("core::option::Option<alloc::vec::Vec<"),
+            Value::Object(entries) => {
+                entries.is_empty() && is("core::option::Option<alloc::collections::btree::map")
+            }
+            Value::String(text) => {
+                text.is_empty()
+                    && is("core::option::Option<alloc::string::String>")
+                    && !self.context.is_at(&EMPTY_IS_SET)
+            }
+            Value::Bool(value) => !value && self.context.is_at(&ZERO_IS_UNSET),
+            Value::Number(number) => number.as_i64() == Some(0) && self.context.is_at(&ZERO_IS_UNSET),
+        };
+        if unset { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -438,6 +489,30 @@ mod tests {
         assert!(big.contains("number 3000000000 into"), "{big}");
         let date = wrong(json!({"metadata": {"creationTimestamp": "yesterday"}}));
         assert!(date.starts_with("metadata.creationTimestamp: "), "{date}");
+    }
+
+    #[test]
+    fn nothing_is_not_given() {
+        let (pod, _) = decode::<Pod>(pod(json!({
+            "hostNetwork": false, "nodeSelector": {}, "tolerations": [], "hostname": "", "securityContext": {},
+            "terminationGracePeriodSeconds": 0,
+            "volumes": [{"name": "v", "hostPath": {"path": "/", "type": ""}, "emptyDir": {}}],
+            "containers": [{"name": "a", "command": [], "tty": false, "env": [{"name": "E", "value": ""}],
+                            "securityContext": {"privileged": false}}]
+        })))
+        .unwrap();
+        let spec = serde_json::to_value(pod.spec).unwrap();
+        assert_eq!(
+            spec,
+            json!({
+                "securityContext": {}, "terminationGracePeriodSeconds": 0,
+                "volumes": [{"name": "v", "hostPath": {"path": "/", "type": ""}, "emptyDir": {}}],
+                "containers": [{"name": "a", "env": [{"name": "E"}], "securityContext": {"privileged": false}}]
+            })
+        );
+        let claim = json!({"spec": {"storageClassName": ""}});
+        let (claim, _) = decode::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(claim).unwrap();
+        assert_eq!(claim.spec.and_then(|s| s.storage_class_name).as_deref(), Some(""));
     }
 
     #[test]

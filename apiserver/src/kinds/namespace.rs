@@ -30,9 +30,7 @@ impl Kind for Namespaces {
     }
 
     fn default(object: &mut Namespace) {
-        if let Some(name) = object.metadata.name.clone().filter(|n| !n.is_empty()) {
-            object.metadata.labels.get_or_insert_default().insert(NAME_LABEL.to_owned(), name);
-        }
+        label_with_name(object);
         let status = object.status.get_or_insert_default();
         if status.phase.as_deref().unwrap_or("").is_empty() {
             status.phase = Some("Active".to_owned());
@@ -40,6 +38,8 @@ impl Kind for Namespaces {
     }
 
     fn prepare_create(object: &mut Namespace) {
+        // A generated name was not there yet when defaults were filled in.
+        label_with_name(object);
         object.status = Some(NamespaceStatus { phase: Some("Active".to_owned()), ..Default::default() });
         let finalizers = object.spec.get_or_insert_default().finalizers.get_or_insert_default();
         if !finalizers.iter().any(|f| f == FINALIZER) {
@@ -107,6 +107,12 @@ impl Kind for Namespaces {
 
     fn prepare_deletion(object: &mut Namespace) {
         object.status.get_or_insert_default().phase = Some("Terminating".to_owned());
+    }
+}
+
+fn label_with_name(object: &mut Namespace) {
+    if let Some(name) = object.metadata.name.clone().filter(|n| !n.is_empty()) {
+        object.metadata.labels.get_or_insert_default().insert(NAME_LABEL.to_owned(), name);
     }
 }
 

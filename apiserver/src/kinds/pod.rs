@@ -1,11 +1,14 @@
 //! Pod: containers that live and die together.
 
+use super::shared::pod_spec::{self, Holder};
 use super::{Column, Deletion, Kind, Subresource};
+use api::field::{Errors, Path};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::Value;
 
 mod row;
+mod update;
 
 pub(super) struct Pods;
 
@@ -59,6 +62,18 @@ impl Kind for Pods {
         "status.nominatedNodeName",
     ];
 
+    fn default(object: &mut Pod) {
+        let spec = object.spec.get_or_insert_default();
+        pod_spec::default_spec(spec);
+        pod_spec::default_pod(spec);
+        // Read by people and schedulers of old; the pod may have been made before it could be known.
+        if let Some(status) = &mut object.status
+            && status.qos_class.is_none()
+        {
+            status.qos_class = Some(api::pod::qos_class(spec).to_owned());
+        }
+    }
+
     fn prepare_create(object: &mut Pod) {
         let qos_class = object.spec.as_ref().map(|s| api::pod::qos_class(s).to_owned());
         object.status =
@@ -77,6 +92,32 @@ impl Kind for Pods {
         {
             new.qos_class = old.qos_class.clone();
         }
+    }
+
+    fn validate(object: &Pod) -> Errors {
+        let mut errors = validate_spec(object);
+        let none = Default::default();
+        let (spec, path) = (object.spec.as_ref().unwrap_or(&none), Path::new("spec"));
+        if spec.ephemeral_containers.as_ref().is_some_and(|c| !c.is_empty()) {
+            errors.forbidden(&path.child("ephemeralContainers"), "cannot be set on create");
+        }
+        if spec.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty())
+            && api::pod::node_name(object).is_some()
+        {
+            let detail = "cannot be set until all schedulingGates have been cleared";
+            errors.forbidden(&path.child("nodeName"), detail);
+        }
+        errors
+    }
+
+    fn validate_update(new: &Pod, old: &Pod) -> Errors {
+        let mut errors = validate_spec(new);
+        errors.extend(update::validate(new, old));
+        errors
+    }
+
+    fn validate_status_update(new: &Pod, old: &Pod) -> Errors {
+        update::validate_status(new, old)
     }
 
     fn generation_changed(new: &Pod, old: &Pod) -> Option<bool> {
@@ -118,3 +159,27 @@ impl Kind for Pods {
         }
     }
 }
+
+fn validate_spec(pod: &Pod) -> Errors {
+    let mut errors = Errors::default();
+    let path = Path::new("spec");
+    let Some(spec) = &pod.spec else {
+        errors.required(&path, "");
+        return errors;
+    };
+    pod_spec::validate(spec, Holder::Pod, &path, &mut errors);
+    if spec.service_account_name.as_deref().unwrap_or("").is_empty() {
+        for (i, volume) in spec.volumes.iter().flatten().enumerate() {
+            let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+            for (j, _) in sources.enumerate().filter(|(_, s)| s.service_account_token.is_some()) {
+                let path = path.child("volumes").index(i).child("projected").child("sources").index(j);
+                let detail = "must not be specified when serviceAccountName is not set";
+                errors.forbidden(&path.child("serviceAccountToken"), detail);
+            }
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,20 @@
 
 use super::shared::cells;
 use super::{Column, Kind, Subresource};
+use api::field::Errors;
 use api::names;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{LoadBalancerStatus, Service, ServicePort, ServiceStatus};
+use k8s_openapi::api::core::v1::{
+    ClientIPConfig, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus,
+    SessionAffinityConfig,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
+
+mod validate;
+
+/// Seconds a client sticks to a pod if nothing is said: three hours.
+const AFFINITY_SECONDS: i32 = 10_800;
 
 pub(super) struct Services;
 
@@ -33,6 +43,47 @@ impl Kind for Services {
         names::dns1035_label(name)
     }
 
+    fn default(object: &mut Service) {
+        let spec = object.spec.get_or_insert_default();
+        let affinity = spec.session_affinity.get_or_insert_with(|| "None".to_owned());
+        match affinity.as_str() {
+            "None" => spec.session_affinity_config = None,
+            "ClientIP" => {
+                let config: &mut SessionAffinityConfig = spec.session_affinity_config.get_or_insert_default();
+                let client: &mut ClientIPConfig = config.client_ip.get_or_insert_default();
+                client.timeout_seconds.get_or_insert(AFFINITY_SECONDS);
+            }
+            _ => {}
+        }
+        let type_ = spec.type_.get_or_insert_with(|| "ClusterIP".to_owned()).clone();
+        for port in spec.ports.iter_mut().flatten() {
+            port.protocol.get_or_insert_with(|| "TCP".to_owned());
+            let unset = match &port.target_port {
+                None | Some(IntOrString::Int(0)) => true,
+                Some(IntOrString::String(name)) => name.is_empty(),
+                Some(IntOrString::Int(_)) => false,
+            };
+            if unset {
+                port.target_port = Some(IntOrString::Int(port.port));
+            }
+        }
+        if is_external(spec) {
+            spec.external_traffic_policy.get_or_insert_with(|| "Cluster".to_owned());
+        }
+        if type_ != "ExternalName" {
+            spec.internal_traffic_policy.get_or_insert_with(|| "Cluster".to_owned());
+        }
+        if type_ == "LoadBalancer" {
+            spec.allocate_load_balancer_node_ports.get_or_insert(true);
+            let ingress = object.status.as_mut().and_then(|s| s.load_balancer.as_mut());
+            for ingress in ingress.into_iter().flat_map(|l| l.ingress.iter_mut().flatten()) {
+                if ingress.ip.is_some() {
+                    ingress.ip_mode.get_or_insert_with(|| "VIP".to_owned());
+                }
+            }
+        }
+    }
+
     fn prepare_create(object: &mut Service) {
         object.status =
             Some(ServiceStatus { load_balancer: Some(LoadBalancerStatus::default()), ..Default::default() });
@@ -44,6 +95,16 @@ impl Kind for Services {
 
     fn prepare_status_update(new: &mut Service, old: &Service) {
         new.spec = old.spec.clone();
+    }
+
+    fn validate(object: &Service) -> Errors {
+        validate::validate(object)
+    }
+
+    fn validate_update(new: &Service, old: &Service) -> Errors {
+        let mut errors = validate::validate_change(new, old);
+        errors.extend(validate::validate(new));
+        errors
     }
 
     fn row(object: &Service, now: Timestamp) -> Vec<Value> {
@@ -70,6 +131,15 @@ impl Kind for Services {
             ("spec.clusterIP", spec.and_then(|s| s.cluster_ip.clone()).unwrap_or_default()),
             ("spec.type", spec.and_then(|s| s.type_.clone()).unwrap_or_default()),
         ]
+    }
+}
+
+/// Reachable from outside the cluster: node ports, load balancers, external addresses.
+fn is_external(spec: &ServiceSpec) -> bool {
+    match spec.type_.as_deref() {
+        Some("NodePort" | "LoadBalancer") => true,
+        Some("ClusterIP") => spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()),
+        _ => false,
     }
 }
 
@@ -105,5 +175,72 @@ fn external(service: &Service) -> String {
         (false, _) => addresses.join(","),
         (true, Some("LoadBalancer")) => "<pending>".to_owned(),
         (true, _) => "<none>".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::shared::testing::{at, object};
+    use serde_json::json;
+
+    fn row(spec: Value, status: Value) -> Value {
+        let mut service = object(
+            json!({"metadata": {"name": "s", "creationTimestamp": at(0)}, "spec": spec, "status": status}),
+        );
+        Services::default(&mut service);
+        json!(Services::row(&service, "1970-01-01T00:00:30Z".parse().unwrap()))
+    }
+
+    #[test]
+    fn defaults() {
+        let mut service = object::<Service>(
+            json!({"spec": {"ports": [{"port": 80}, {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": "dns"}]}}),
+        );
+        Services::default(&mut service);
+        assert_eq!(
+            serde_json::to_value(&service).unwrap()["spec"],
+            json!({"type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster", "ports": [
+                {"port": 80, "protocol": "TCP", "targetPort": 80},
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": "dns"}]})
+        );
+        let mut service =
+            object::<Service>(json!({"spec": {"type": "LoadBalancer", "sessionAffinity": "ClientIP"}}));
+        Services::default(&mut service);
+        assert_eq!(
+            serde_json::to_value(&service).unwrap()["spec"],
+            json!({"type": "LoadBalancer", "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}},
+                   "internalTrafficPolicy": "Cluster", "externalTrafficPolicy": "Cluster", "allocateLoadBalancerNodePorts": true})
+        );
+        let mut service = object::<Service>(json!({"spec": {"type": "ExternalName", "externalName": "a.b"}}));
+        Services::default(&mut service);
+        assert_eq!(
+            serde_json::to_value(&service).unwrap()["spec"],
+            json!({"type": "ExternalName", "externalName": "a.b", "sessionAffinity": "None"})
+        );
+    }
+
+    #[test]
+    fn rows() {
+        let ports = json!([{"port": 80}, {"port": 443, "nodePort": 30443}]);
+        let none = json!({});
+        assert_eq!(
+            row(
+                json!({"clusterIPs": ["10.96.0.5"], "ports": ports, "selector": {"app": "kubia"}}),
+                none.clone()
+            ),
+            json!(["s", "ClusterIP", "10.96.0.5", "<none>", "80/TCP,443:30443/TCP", "30s", "app=kubia"])
+        );
+        assert_eq!(
+            row(json!({"clusterIPs": ["None"]}), none.clone()),
+            json!(["s", "ClusterIP", "None", "<none>", "<none>", "30s", "<none>"])
+        );
+        assert_eq!(row(json!({"type": "LoadBalancer"}), none.clone())[3], "<pending>");
+        let status = json!({"loadBalancer": {"ingress": [{"ip": "1.2.3.4"}]}});
+        assert_eq!(
+            row(json!({"type": "LoadBalancer", "externalIPs": ["5.6.7.8"]}), status)[3],
+            "1.2.3.4,5.6.7.8"
+        );
+        assert_eq!(row(json!({"type": "ExternalName", "externalName": "a.b"}), none)[3], "a.b");
     }
 }

@@ -1,0 +1,147 @@
+//! What a pod is given, what may change, how it ends.
+
+use super::*;
+use crate::kinds::shared::testing::{object, texts};
+use serde_json::json;
+
+fn pod(spec: Value) -> Pod {
+    let mut pod = object(json!({"metadata": {"name": "p", "namespace": "default"}, "spec": spec}));
+    Pods::default(&mut pod);
+    pod
+}
+
+fn base() -> Value {
+    json!({"containers": [{"name": "c", "image": "nginx", "resources": {"limits": {"cpu": "1"}}}]})
+}
+
+#[test]
+fn a_small_pod_as_people_read_it() {
+    let mut small = pod(base());
+    Pods::prepare_create(&mut small);
+    let value = serde_json::to_value(&small).unwrap();
+    assert_eq!(
+        value["spec"],
+        json!({
+            "containers": [{
+                "name": "c", "image": "nginx", "imagePullPolicy": "Always",
+                "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}},
+                "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+            }],
+            "dnsPolicy": "ClusterFirst", "enableServiceLinks": true, "restartPolicy": "Always",
+            "schedulerName": "default-scheduler", "securityContext": {}, "terminationGracePeriodSeconds": 30,
+        })
+    );
+    assert_eq!(value["status"], json!({"phase": "Pending", "qosClass": "Burstable"}));
+    assert_eq!(texts(Pods::validate(&small)), Vec::<String>::new());
+    let fields = Pods::selectable_fields(&small);
+    assert!(fields.contains(&("status.phase", "Pending".to_owned())));
+    assert!(fields.contains(&("spec.hostNetwork", "false".to_owned())));
+}
+
+#[test]
+fn status_and_spec_stay_apart() {
+    let mut old = pod(base());
+    Pods::prepare_create(&mut old);
+    let mut new = old.clone();
+    new.status = object(json!({"phase": "Running"}));
+    Pods::prepare_update(&mut new, &old);
+    assert_eq!(new.status, old.status);
+    let mut new = pod(json!({"containers": []}));
+    new.metadata.annotations = Some([("a".to_owned(), "b".to_owned())].into());
+    new.status = object(json!({"phase": "Running"}));
+    Pods::prepare_status_update(&mut new, &old);
+    assert_eq!(new.spec, old.spec);
+    assert!(new.metadata.annotations.is_some(), "annotations may be patched through status");
+    assert_eq!(new.status.as_ref().and_then(|s| s.qos_class.as_deref()), Some("Burstable"));
+    assert!(Pods::validate_status_update(&new, &old).is_empty());
+}
+
+#[test]
+fn little_may_change() {
+    let old = pod(base());
+    let update = |change: fn(&mut Value)| {
+        let mut spec = base();
+        change(&mut spec);
+        texts(Pods::validate_update(&pod(spec), &old))
+    };
+    assert!(
+        update(|s| s["containers"][0]["image"] = json!("nginx:1.27@sha256:x")).len() == 1,
+        "policy follows no image"
+    );
+    assert!(update(|s| s["containers"][0]["image"] = json!("busybox")).is_empty());
+    assert!(update(|s| s["activeDeadlineSeconds"] = json!(60)).is_empty());
+    assert!(update(|s| s["tolerations"] = json!([{"operator": "Exists"}])).is_empty());
+    assert_eq!(
+        update(|s| s["containers"][0]["command"] = json!(["sh"])),
+        ["spec: Forbidden: pod updates may not change fields other than \
+          `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only \
+          additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
+          previously negative)\n+ containers[0].command: [\"sh\"]\n"]
+    );
+    let grown = update(|s| s["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "x"})));
+    assert_eq!(grown, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
+    let bounded = pod(
+        json!({"containers": base()["containers"], "activeDeadlineSeconds": 10, "tolerations": [{"key": "a", "operator": "Exists"}]}),
+    );
+    let faults = |new: Value| texts(Pods::validate_update(&pod(new), &bounded));
+    assert_eq!(
+        faults(json!({"containers": base()["containers"], "activeDeadlineSeconds": 20})),
+        ["spec.activeDeadlineSeconds: Invalid value: 20: must be less than or equal to previous value"]
+    );
+    assert_eq!(
+        faults(base()),
+        [
+            "spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer to nil value",
+            "spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds",
+        ]
+    );
+}
+
+#[test]
+fn ended_containers_stay_ended() {
+    let with = |policy: &str, state: Value| -> Pod {
+        let mut pod = pod(json!({"containers": base()["containers"], "restartPolicy": policy}));
+        pod.status = object(
+            json!({"containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                                                           "state": state}]}),
+        );
+        pod
+    };
+    let running = || json!({"running": {}});
+    let ended = |code: i32| json!({"terminated": {"exitCode": code}});
+    for (policy, code, allowed) in
+        [("Always", 0, true), ("OnFailure", 1, true), ("OnFailure", 0, false), ("Never", 1, false)]
+    {
+        let errors = Pods::validate_status_update(&with(policy, running()), &with(policy, ended(code)));
+        assert_eq!(errors.is_empty(), allowed, "{policy} {code}");
+    }
+    let errors = Pods::validate_status_update(&with("Never", running()), &with("Never", ended(0)));
+    assert_eq!(
+        texts(errors),
+        ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"]
+    );
+}
+
+#[test]
+fn grace() {
+    let scheduled = |seconds: i64, phase: &str| {
+        let mut pod =
+            pod(json!({"containers": [], "nodeName": "n", "terminationGracePeriodSeconds": seconds}));
+        pod.status = object(json!({"phase": phase}));
+        pod
+    };
+    let graceful = |seconds| Deletion::Graceful { seconds };
+    for (pod, requested, expected) in [
+        (pod(base()), None, Deletion::Immediate),
+        (pod(base()), Some(10), Deletion::Immediate),
+        (scheduled(30, "Running"), None, graceful(30)),
+        (scheduled(30, "Running"), Some(5), graceful(5)),
+        (scheduled(30, "Running"), Some(0), Deletion::Immediate),
+        (scheduled(0, "Running"), None, Deletion::Immediate),
+        (scheduled(-1, "Running"), None, graceful(1)),
+        (scheduled(30, "Succeeded"), None, Deletion::Immediate),
+        (scheduled(30, "Failed"), Some(9), Deletion::Immediate),
+    ] {
+        assert_eq!(Pods::deletion(&pod, requested), expected);
+    }
+}
