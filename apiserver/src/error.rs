@@ -20,6 +20,9 @@ pub enum ApiError {
     AlreadyExists { group: String, resource: String, name: String },
     #[error("Operation cannot be fulfilled on {resource} {name:?}: {detail}")]
     Conflict { group: String, resource: String, name: String, detail: String },
+    /// Server-side apply met fields of other managers: (message, field path) of each.
+    #[error("{message}")]
+    ApplyConflict { message: String, causes: Vec<(String, String)> },
     #[error("{}", invalid_message(group, kind, name, errors))]
     Invalid { group: String, kind: String, name: String, errors: field::Errors },
     /// A patch that does not fit the object it is applied to.
@@ -99,7 +102,7 @@ impl ApiError {
         match self {
             Self::NotFound { .. } | Self::NoSuchPath => (StatusCode::NOT_FOUND, "NotFound"),
             Self::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
-            Self::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),
+            Self::Conflict { .. } | Self::ApplyConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
             Self::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
@@ -155,6 +158,11 @@ impl ApiError {
                 let causes =
                     json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]);
                 details = json!({"causes": causes, "retryAfterSeconds": 1});
+            }
+            Self::ApplyConflict { causes, .. } => {
+                let cause =
+                    |(message, field)| json!({"reason": "FieldManagerConflict", "message": message, "field": field});
+                details = json!({"causes": causes.iter().map(|(m, f)| cause((m, f))).collect::<Vec<_>>()});
             }
             Self::TooManyRequests { retry_after, .. } => details = json!({"retryAfterSeconds": retry_after}),
             _ => {}

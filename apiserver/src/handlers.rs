@@ -25,7 +25,7 @@ use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, AnyObject, Subresource},
     openapi,
-    registry::Call,
+    registry::{Call, managed_fields::Writer},
     request::{
         Incoming, body,
         options::{FieldValidation, WriteOptions},
@@ -129,7 +129,12 @@ fn call<'a>(
 ) -> Call<'a> {
     // A namespace lives in none, although its path reads as if it did.
     let namespace = if kind.resource().namespaced { incoming.info.namespace.as_str() } else { "" };
-    Call { kind, subresource, namespace, name: &incoming.info.name, user: &incoming.user, dry_run }
+    let writer = Writer {
+        field_manager: incoming.query.get("fieldManager").unwrap_or_default(),
+        user_agent: incoming.header(http::header::USER_AGENT).unwrap_or_default(),
+        subresource: &incoming.info.subresource,
+    };
+    Call { kind, subresource, namespace, name: &incoming.info.name, user: &incoming.user, writer, dry_run }
 }
 
 /// A JSON tree as an object of `kind`, with warnings for what was ignored.

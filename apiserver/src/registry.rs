@@ -5,9 +5,11 @@
 //! every reader and watcher is sent. A read copies nothing but a reference count.
 
 pub mod allocate;
+pub mod apply;
 pub mod create;
 pub mod delete;
 pub mod list;
+pub mod managed_fields;
 pub mod patch;
 pub mod selection;
 pub mod table;
@@ -54,6 +56,8 @@ pub struct Call<'a> {
     /// Empty for collections.
     pub name: &'a str,
     pub user: &'a User,
+    /// Who `metadata.managedFields` names for a write.
+    pub writer: managed_fields::Writer<'a>,
     pub dry_run: bool,
 }
 

@@ -38,7 +38,7 @@ pub async fn create(app: &App, pods: &'static dyn AnyKind, mut incoming: Incomin
         bind(&call, pod, &binding)?;
         Ok(object)
     };
-    app.registry.update(&call, Change { create: false, retry: true, make: &mut make }).await?;
+    app.registry.update(&call, Change { apply: false, retry: true, make: &mut make }).await?;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(respond::json(accepted, StatusCode::CREATED, status.to_string().into()))

@@ -36,7 +36,7 @@ pub async fn update(app: &App, kind: &'static dyn AnyKind, mut incoming: Incomin
             given.spec.as_ref().and_then(|s| s.finalizers.clone()).filter(|f| !f.is_empty());
         Ok(object)
     };
-    let outcome = app.registry.update(&call, Change { create: false, retry: true, make: &mut make }).await?;
+    let outcome = app.registry.update(&call, Change { apply: false, retry: true, make: &mut make }).await?;
     warnings.extend(outcome.warnings);
     respond::object(kind, accepted, false, outcome.object, &warnings)
 }

@@ -5,13 +5,14 @@ use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, Subresource},
     registry::{
-        Stored,
+        Stored, apply,
         patch::{self, PatchType},
         update::Change,
     },
-    request::{Incoming, options::WriteOptions},
+    request::{Incoming, body, options::WriteOptions},
     state::App,
 };
+use api::field;
 use axum::response::Response;
 use serde_json::Value;
 
@@ -24,10 +25,11 @@ pub async fn patch(
     let accepted = incoming.accepted()?;
     let patch_type = PatchType::from_content_type(incoming.content_type())?;
     let options = WriteOptions::parse(&incoming.query, "PatchOptions")?;
-    if patch_type == PatchType::Apply {
-        return Err(ApiError::NotImplemented("server-side apply: not built yet".to_owned()));
-    }
+    check_options(patch_type, &options)?;
     let bytes = incoming.body(app.limits.body_bytes).await?;
+    if patch_type == PatchType::Apply {
+        return apply(app, kind, subresource, incoming, &options, &bytes).await;
+    }
     let call = call(kind, subresource, &incoming, options.dry_run);
     let mut warnings = Vec::new();
     // A patch is made anew on whatever is stored when another write comes between: unless it names a resourceVersion
@@ -41,7 +43,58 @@ pub async fn patch(
         warnings = said;
         Ok(object)
     };
-    let outcome = app.registry.update(&call, Change { create: false, retry: true, make: &mut make }).await?;
+    let outcome = app.registry.update(&call, Change { apply: false, retry: true, make: &mut make }).await?;
     warnings.extend(outcome.warnings);
     respond::object(kind, accepted, outcome.created, outcome.object, &warnings)
+}
+
+/// Server-side apply: makes the object if there is none.
+async fn apply(
+    app: &App,
+    kind: &'static dyn AnyKind,
+    subresource: Option<Subresource>,
+    incoming: Incoming,
+    options: &WriteOptions,
+    bytes: &[u8],
+) -> Result<Response> {
+    let accepted = incoming.accepted()?;
+    let config = body::parse_yaml(bytes)?;
+    let call = call(kind, subresource, &incoming, options.dry_run);
+    let force = options.force == Some(true);
+    let mut warnings = Vec::new();
+    let mut make = |stored: Option<&Stored>| {
+        let live = stored.map(|s| serde_json::from_slice::<Value>(&s.bytes)).transpose();
+        let live = live.map_err(|e| ApiError::Internal(format!("a stored object cannot be read: {e}")))?;
+        if live.is_none() && subresource.is_some() {
+            return Err(call.not_found());
+        }
+        let now = jiff::Timestamp::now();
+        let value = apply::apply(kind, live.as_ref(), config.value.clone(), &call.writer, force, now)?;
+        let (object, said) = decode(kind, value, &config.duplicates, options)?;
+        warnings = said;
+        Ok(object)
+    };
+    let outcome = app.registry.update(&call, Change { apply: true, retry: true, make: &mut make }).await?;
+    warnings.extend(outcome.warnings);
+    respond::object(kind, accepted, outcome.created, outcome.object, &warnings)
+}
+
+/// An apply needs a manager; only an apply can be forced.
+fn check_options(patch_type: PatchType, options: &WriteOptions) -> Result<()> {
+    let mut errors = field::Errors::default();
+    match patch_type {
+        PatchType::Apply if options.field_manager.is_empty() => {
+            errors.required(&field::Path::new("fieldManager"), "is required for apply patch");
+        }
+        PatchType::Apply => {}
+        _ if options.force.is_some() => {
+            errors.forbidden(&field::Path::new("force"), "may not be specified for non-apply patch");
+        }
+        _ => {}
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let (group, kind) = ("meta.k8s.io".to_owned(), "PatchOptions".to_owned());
+    Err(ApiError::Invalid { group, kind, name: String::new(), errors })
 }

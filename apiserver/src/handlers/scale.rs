@@ -55,7 +55,7 @@ pub async fn scale(app: &App, kind: &'static dyn AnyKind, mut incoming: Incoming
         kind.set_scale(object.as_mut(), wanted.spec.and_then(|s| s.replicas).unwrap_or(0));
         Ok(object)
     };
-    let outcome = app.registry.update(&call, Change { create: false, retry: true, make: &mut make }).await?;
+    let outcome = app.registry.update(&call, Change { apply: false, retry: true, make: &mut make }).await?;
     let object = kind.decode_stored(&outcome.object).map_err(ApiError::Internal)?;
     answer(accepted, &scale_of(&call, object.as_ref())?)
 }

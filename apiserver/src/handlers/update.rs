@@ -29,7 +29,7 @@ pub async fn update(
         let given = if conditional { object.take() } else { object.as_ref().map(|o| o.clone_box()) };
         given.ok_or_else(|| ApiError::Internal("a conditional update was made twice".to_owned()))
     };
-    let change = Change { create: false, retry: !conditional, make: &mut make };
+    let change = Change { apply: false, retry: !conditional, make: &mut make };
     let outcome = app.registry.update(&call, change).await?;
     warnings.extend(outcome.warnings);
     respond::object(kind, accepted, outcome.created, outcome.object, &warnings)

@@ -146,3 +146,78 @@ fn json(out: &mut Vec<u8>, value: &impl Serialize) {
         out.extend_from_slice(b"null");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+    use serde_json::{Value, json};
+
+    fn stored(name: &str) -> (Box<dyn AnyObject>, Bytes) {
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "resourceVersion": "7", "creationTimestamp": "2027-01-15T08:00:00Z"},
+            "data": {"a": "1", "b": "2"},
+        });
+        let bytes = Bytes::from(object.to_string());
+        (kind().decode_stored(&bytes).unwrap(), bytes)
+    }
+    fn kind() -> &'static dyn AnyKind {
+        kinds::by_plural("", "v1", "configmaps").unwrap()
+    }
+    fn table(names: &[&str], include: Include, meta: ListMeta, with_columns: bool) -> Value {
+        let objects: Vec<_> = names.iter().map(|n| stored(n)).collect();
+        let now = "2027-01-15T08:05:00Z".parse().unwrap();
+        serde_json::from_slice(&render(kind(), &objects, include, &meta, with_columns, now)).unwrap()
+    }
+
+    #[test]
+    fn a_table_names_its_columns_and_embeds_metadata() {
+        let meta = ListMeta { resource_version: "9".into(), continue_: Some("t".into()), remaining: Some(3) };
+        let table = table(&["x", "y"], Include::Metadata, meta, true);
+        assert_eq!((&table["kind"], &table["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1")));
+        assert_eq!(
+            table["metadata"],
+            json!({"resourceVersion": "9", "continue": "t", "remainingItemCount": 3})
+        );
+        let first = &table["columnDefinitions"][0];
+        assert_eq!(
+            (&first["name"], &first["type"], &first["format"], &first["priority"]),
+            (&json!("Name"), &json!("string"), &json!("name"), &json!(0))
+        );
+        assert_eq!(table["rows"].as_array().unwrap().len(), 2);
+        let columns = table["columnDefinitions"].as_array().unwrap().len();
+        assert_eq!(table["rows"][0]["cells"].as_array().unwrap().len(), columns);
+        assert_eq!(table["rows"][1]["cells"], json!(["y", 2, "5m"]));
+        assert_eq!(
+            table["rows"][0]["object"],
+            json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                   "metadata": {"name": "x", "resourceVersion": "7", "creationTimestamp": "2027-01-15T08:00:00Z"}})
+        );
+    }
+
+    #[test]
+    fn rows_carry_as_much_of_the_object_as_was_asked_for() {
+        let row = |include| table(&["x"], include, ListMeta::default(), false)["rows"][0]["object"].clone();
+        assert_eq!(row(Include::None), Value::Null);
+        assert_eq!(row(Include::Object)["data"], json!({"a": "1", "b": "2"}));
+        let later = table(&[], Include::None, ListMeta::default(), false);
+        assert_eq!(later["columnDefinitions"], Value::Null);
+        assert_eq!((&later["rows"], &later["metadata"]), (&json!([]), &json!({})));
+        assert_eq!(Include::parse(Some("Object")), Some(Include::Object));
+        assert_eq!(Include::parse(None), Some(Include::Metadata));
+        assert_eq!(Include::parse(Some("All")), None);
+    }
+
+    #[test]
+    fn partial_metadata() {
+        let (_, bytes) = stored("x");
+        let one: Value = serde_json::from_slice(&partial(&bytes)).unwrap();
+        assert_eq!(one["metadata"]["name"], "x");
+        assert!(one.get("data").is_none());
+        let meta = ListMeta { resource_version: "9".into(), ..ListMeta::default() };
+        let list: Value = serde_json::from_slice(&partial_list([&bytes, &bytes], &meta)).unwrap();
+        assert_eq!(list["kind"], "PartialObjectMetadataList");
+        assert_eq!(list["items"], json!([one, one]));
+    }
+}

@@ -4,7 +4,7 @@
 use super::{
     Call, Outcome, Registry, Stored,
     create::{match_namespace, revision_of, validate_metadata},
-    key,
+    key, managed_fields,
 };
 use crate::{
     admission::Operation,
@@ -44,8 +44,9 @@ impl Rules {
 
 /// A change to be made.
 pub struct Change<'m, 'f> {
-    /// A missing object may be made even if the kind does not allow it for PUT (server-side apply).
-    pub create: bool,
+    /// Server-side apply: a missing object is made even if the kind does not allow it for PUT, and `make` has seen to
+    /// `managedFields` itself.
+    pub apply: bool,
     /// Make it again on whatever is there when another write came between; else that is a conflict.
     pub retry: bool,
     pub make: &'m mut Make<'f>,
@@ -74,7 +75,7 @@ impl Registry {
         let (kind, rules) = (call.kind, Rules::of(call.subresource));
         let key = key(kind, call.namespace, call.name)?;
         let Some(old) = self.find(call, &key).await? else {
-            if !(change.create || kind.create_on_update() && rules == Rules::Main) {
+            if !(change.apply || kind.create_on_update() && rules == Rules::Main) {
                 return Err(call.not_found());
             }
             let mut object = (change.make)(None)?;
@@ -115,6 +116,9 @@ impl Registry {
         self.chain().validate(&attributes, Some(new.as_ref()), Some(current), self).await?;
         let warnings = if rules == Rules::Main { kind.warnings(new.as_ref()) } else { Vec::new() };
 
+        if !change.apply {
+            track(call, new.as_mut(), current)?;
+        }
         let payload = self.encode(new.as_mut())?;
         let unchanged = payload.finish(old.revision);
         let gone = is_let_go(kind, new.as_ref(), current);
@@ -182,6 +186,26 @@ fn check_preconditions(call: &Call<'_>, new: &dyn AnyObject, old: &Stored) -> Re
 }
 
 /// What an update cannot take away from an object, wherever it comes from.
+/// Records who changed what, if the object was ever applied.
+fn track(call: &Call<'_>, new: &mut dyn AnyObject, old: &dyn AnyObject) -> Result<()> {
+    if !managed_fields::tracked(new.meta()) && !managed_fields::tracked(old.meta()) {
+        new.meta_mut().managed_fields = None;
+        return Ok(());
+    }
+    let mut value = new.to_value();
+    managed_fields::update(
+        call.kind,
+        Some(&old.to_value()),
+        &mut value,
+        &call.writer,
+        jiff::Timestamp::now(),
+    );
+    let entries = value["metadata"]["managedFields"].take();
+    new.meta_mut().managed_fields = serde_json::from_value(entries)
+        .map_err(|e| ApiError::Internal(format!("managedFields cannot be read back: {e}")))?;
+    Ok(())
+}
+
 fn carry_metadata(new: &mut dyn AnyObject, old: &dyn AnyObject) {
     let (meta, old) = (new.meta_mut(), old.meta());
     if meta.uid.as_deref().is_none_or(str::is_empty) {

@@ -1,0 +1,225 @@
+//! Walks objects by the rules of their types: which fields an object sets, and how two objects differ.
+
+use super::set::Set;
+use crate::openapi::markers::{Field, ListType, Shape, TypeId};
+use serde_json::{Map, Value};
+
+/// How a value merges.
+#[derive(Debug, Clone, Copy)]
+pub enum Merge {
+    /// As one value.
+    Whole,
+    /// Field by field.
+    Struct(TypeId),
+    /// Key by key; the keys are data. Values are structs of the type, or whole.
+    Map(Option<TypeId>),
+    /// Element by element, elements told apart by value.
+    Set,
+    /// Element by element, elements told apart by these fields.
+    Keyed { keys: &'static [&'static str], element: Option<TypeId> },
+}
+
+impl Merge {
+    pub fn of_type(id: TypeId) -> Self {
+        if id.get().atomic { Self::Whole } else { Self::Struct(id) }
+    }
+
+    fn of_field(field: Option<&'static Field>) -> Self {
+        let Some(field) = field else { return Self::Whole };
+        match (field.shape, field.list_type) {
+            (Shape::List(_), Some(ListType::Set)) => Self::Set,
+            (Shape::List(element), Some(ListType::Map)) => Self::Keyed { keys: &field.keys, element },
+            (Shape::List(_) | Shape::Scalar | Shape::Opaque, _) => Self::Whole,
+            (Shape::Struct(_) | Shape::Map(_), _) if field.atomic => Self::Whole,
+            (Shape::Struct(id), _) => Self::of_type(id),
+            (Shape::Map(value), _) => Self::Map(value),
+        }
+    }
+
+    /// How the member `key` of an object of this sort merges.
+    pub fn member(self, key: &str) -> Self {
+        match self {
+            Self::Struct(id) => Self::of_field(id.get().field(key)),
+            Self::Map(Some(id)) | Self::Keyed { element: Some(id), .. } => Self::of_type(id),
+            _ => Self::Whole,
+        }
+    }
+
+    /// How the elements of a list of this sort merge.
+    pub fn element(self) -> Self {
+        self.member("")
+    }
+
+    pub fn is_struct(self) -> bool {
+        matches!(self, Self::Struct(_))
+    }
+
+    /// The step that names an element of a list of this sort.
+    ///
+    /// # Errors
+    /// An element that lacks a key which has no default.
+    pub fn step(self, item: &Value) -> Result<String, String> {
+        let Self::Keyed { keys, element } = self else { return Ok(format!("v:{item}")) };
+        let mut found = Map::new();
+        for key in keys {
+            let default = || {
+                let field = element?.get().field(key)?;
+                serde_json::from_str(field.default?).ok()
+            };
+            match item.get(key).filter(|v| !v.is_null()).cloned().or_else(default) {
+                Some(value) => found.insert((*key).to_owned(), value),
+                None => {
+                    return Err(format!(
+                        "associative list with keys has an element that omits key field {key:?} (and doesn't have \
+                         default value)"
+                    ));
+                }
+            };
+        }
+        Ok(format!("k:{}", Value::Object(found)))
+    }
+
+    /// The members of an object, or the elements of a list, each with the step that leads to it. `None` when the value is
+    /// taken whole: by its type, or because it is of another sort than its type says.
+    ///
+    /// Elements without their keys are left out: an object that is stored may have some, an applied one may not.
+    fn parts<'a>(self, value: &'a Value) -> Option<Vec<(String, &'a Value)>> {
+        match (self, value) {
+            (Self::Struct(_) | Self::Map(_), Value::Object(map)) => {
+                Some(map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (format!("f:{k}"), v)).collect())
+            }
+            (Self::Set | Self::Keyed { .. }, Value::Array(list)) => {
+                let mut parts: Vec<(String, &Value)> = Vec::with_capacity(list.len());
+                for item in list {
+                    match self.step(item) {
+                        Ok(step) if !parts.iter().any(|(s, _)| *s == step) => parts.push((step, item)),
+                        _ => {}
+                    }
+                }
+                Some(parts)
+            }
+            _ => None,
+        }
+    }
+
+    fn below(self, step: &str) -> Self {
+        self.member(step.strip_prefix("f:").unwrap_or_default())
+    }
+}
+
+/// The fields that `value` sets, as an applier owns them.
+pub fn fields(value: &Value, merge: Merge) -> Set {
+    let mut set = Set::default();
+    let mut path = Vec::new();
+    add_fields(value, merge, &mut path, &mut set);
+    set
+}
+
+fn add_fields(value: &Value, merge: Merge, path: &mut Vec<String>, set: &mut Set) {
+    let Some(parts) = merge.parts(value) else {
+        set.insert(path);
+        return;
+    };
+    for (step, part) in parts {
+        let below = merge.below(&step);
+        // Data keys and elements exist by being named, structs only by what they hold.
+        let exists = !merge.is_struct() || part.as_object().is_some_and(Map::is_empty);
+        path.push(step);
+        if exists {
+            set.insert(path);
+        }
+        add_fields(part, below, path, set);
+        path.pop();
+    }
+}
+
+/// What a write changed.
+#[derive(Debug, Default, PartialEq)]
+pub struct Comparison {
+    pub added: Set,
+    pub modified: Set,
+    pub removed: Set,
+}
+
+/// Compares two states of an object.
+pub fn compare(old: &Value, new: &Value, merge: Merge) -> Comparison {
+    let mut comparison = Comparison::default();
+    compare_at(Some(old), Some(new), merge, &mut Vec::new(), &mut comparison);
+    comparison
+}
+
+fn compare_at(
+    old: Option<&Value>,
+    new: Option<&Value>,
+    merge: Merge,
+    path: &mut Vec<String>,
+    out: &mut Comparison,
+) {
+    let parts = |value: Option<&'_ Value>| value.map(|v| merge.parts(v).is_some());
+    // A value of another sort than before is a change of the whole.
+    if parts(old).unwrap_or(true) && parts(new).unwrap_or(true) {
+        let olds = old.and_then(|v| merge.parts(v)).unwrap_or_default();
+        let news = new.and_then(|v| merge.parts(v)).unwrap_or_default();
+        for (step, value) in &olds {
+            let other = news.iter().find(|(s, _)| s == step).map(|(_, v)| *v);
+            path.push(step.clone());
+            compare_at(Some(value), other, merge.below(step), path, out);
+            path.pop();
+        }
+        for (step, value) in news.iter().filter(|(step, _)| !olds.iter().any(|(s, _)| s == step)) {
+            path.push(step.clone());
+            compare_at(None, Some(value), merge.below(step), path, out);
+            path.pop();
+        }
+        // The object's own sections (metadata, spec, status) always exist.
+        if path.len() < 2 && merge.is_struct() {
+            return;
+        }
+    }
+    match (old, new) {
+        (None, Some(_)) => out.added.insert(path),
+        (Some(_), None) => out.removed.insert(path),
+        (Some(a), Some(b)) if parts(old) != Some(true) || parts(new) != Some(true) => {
+            if a != b {
+                out.modified.insert(path);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Finds what an applied configuration may not have: elements without their keys, and the same element twice.
+pub fn check(value: &Value, merge: Merge) -> Vec<String> {
+    let mut faults = Vec::new();
+    check_at(value, merge, "", &mut faults);
+    faults
+}
+
+fn check_at(value: &Value, merge: Merge, path: &str, faults: &mut Vec<String>) {
+    match (merge, value) {
+        (Merge::Struct(_) | Merge::Map(_), Value::Object(map)) => {
+            for (key, value) in map {
+                check_at(value, merge.member(key), &format!("{path}.{key}"), faults);
+            }
+        }
+        (Merge::Set | Merge::Keyed { .. }, Value::Array(list)) => {
+            let mut seen = Set::default();
+            for (i, item) in list.iter().enumerate() {
+                match merge.step(item) {
+                    Err(fault) => faults.push(format!("{path}: element {i}: {fault}")),
+                    Ok(step) => {
+                        let mut one = Set::default();
+                        one.insert(&[&step]);
+                        let printed = one.paths().concat();
+                        if seen.get(&step).is_some() {
+                            faults.push(format!("{path}: duplicate entries for key {printed}"));
+                        }
+                        check_at(item, merge.element(), &format!("{path}{printed}"), faults);
+                        seen.insert(&[step]);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
