@@ -93,11 +93,11 @@ async fn kill_nine_loses_nothing() {
     for life in 0..LIVES {
         let before = newest;
         let mut child = spawn(dir.path(), &next);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let enough = fastrand::usize(50..1500);
         let (mut seen, mut killed) = (0, false);
         // After the kill too: what is in the pipe was acknowledged.
-        while let Some(line) = lines.next() {
+        for line in lines {
             let line = line.unwrap();
             let Some(ack) = line.strip_prefix("ack ") else { continue };
             let numbers: Vec<u64> = ack.split(' ').map(|number| number.parse().unwrap()).collect();
