@@ -181,3 +181,6 @@ fn check_type(value: &serde_json::Value, kind: &str, version: &str) -> Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -221,7 +221,7 @@ async fn serve(
 }
 
 /// HTTP/1.1 and HTTP/2 on a connection that is set up; also what tests drive over a duplex pipe.
-async fn serve_stream<S>(stream: S, peer: Peer, router: Router, drain: CancellationToken)
+pub(crate) async fn serve_stream<S>(stream: S, peer: Peer, router: Router, drain: CancellationToken)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {

@@ -239,7 +239,9 @@ mod tests {
         assert!(!all.is_empty());
         let known = document.pointer(definitions).unwrap();
         let prefix = format!("#{definitions}/");
-        all.into_iter().filter(|r| r.strip_prefix(&prefix).is_none_or(|name| known.get(name).is_none())).collect()
+        all.into_iter()
+            .filter(|r| r.strip_prefix(&prefix).is_none_or(|name| known.get(name).is_none()))
+            .collect()
     }
 
     #[tokio::test]
@@ -250,7 +252,12 @@ mod tests {
             let url = index["paths"][gv.path()]["serverRelativeURL"].as_str().unwrap();
             let (path, query) = url.strip_prefix("/openapi/v3/").unwrap().split_once('?').unwrap();
             let response = v3_group(path, Some(query), &none).await;
-            assert!(response.as_ref().unwrap().headers()[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
+            assert!(
+                response.as_ref().unwrap().headers()[header::CACHE_CONTROL]
+                    .to_str()
+                    .unwrap()
+                    .contains("immutable")
+            );
             let document = json_of(response).await;
             assert_eq!(dangling(&document, "/components/schemas"), Vec::<&str>::new());
             for kind in &gv.kinds {
@@ -258,14 +265,28 @@ mod tests {
                 let scope = if r.namespaced { "/namespaces/{namespace}" } else { "" };
                 let item = format!("/{}{scope}/{}/{{name}}", gv.path(), r.plural);
                 let patch = &document["paths"][&item]["patch"];
-                assert_eq!(patch[schemas::GVK], json!({"group": r.group, "version": r.version, "kind": r.kind}));
+                assert_eq!(
+                    patch[schemas::GVK],
+                    json!({"group": r.group, "version": r.version, "kind": r.kind})
+                );
                 for name in ["fieldValidation", "dryRun", "fieldManager", "force"] {
-                    assert!(patch["parameters"].as_array().unwrap().iter().any(|p| p["name"] == name), "{item} {name}");
+                    assert!(
+                        patch["parameters"].as_array().unwrap().iter().any(|p| p["name"] == name),
+                        "{item} {name}"
+                    );
                 }
-                assert_eq!(document["paths"].get(format!("{item}/status")).is_some(), kind.has(Subresource::Status));
+                assert_eq!(
+                    document["paths"].get(format!("{item}/status")).is_some(),
+                    kind.has(Subresource::Status)
+                );
                 let gvk = [json!({"group": r.group, "version": r.version, "kind": r.kind})];
                 let schemas = document["components"]["schemas"].as_object().unwrap();
-                assert_eq!(schemas.values().filter(|s| s[schemas::GVK] == json!(gvk)).count(), 1, "{}", r.kind);
+                assert_eq!(
+                    schemas.values().filter(|s| s[schemas::GVK] == json!(gvk)).count(),
+                    1,
+                    "{}",
+                    r.kind
+                );
             }
         }
         assert_eq!(v3_group("apis/none/v1", None, &none).await.unwrap_err().code(), 404);
@@ -284,7 +305,10 @@ mod tests {
         assert_eq!(volumes["x-kubernetes-patch-strategy"], "merge,retainKeys");
         assert_eq!(schema("io.k8s.api.core.v1.ContainerPort")["properties"]["protocol"]["default"], "TCP");
         assert_eq!(schema("io.k8s.apimachinery.pkg.util.intstr.IntOrString")["format"], "int-or-string");
-        assert_eq!(schema("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector")["x-kubernetes-map-type"], "atomic");
+        assert_eq!(
+            schema("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector")["x-kubernetes-map-type"],
+            "atomic"
+        );
         assert!(schema("io.k8s.api.core.v1.ConfigMap").get("required").is_none());
         assert!(schema("io.k8s.api.core.v1.PodList")["properties"]["items"]["items"]["$ref"].is_string());
     }
@@ -301,7 +325,8 @@ mod tests {
         assert!(parameters.iter().any(|p| p["name"] == "fieldValidation" && p["type"] == "string"));
         assert!(patch.get("requestBody").is_none());
 
-        let accept = headers(&[(header::ACCEPT, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")]);
+        let accept =
+            headers(&[(header::ACCEPT, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")]);
         let response = v2(&accept).await;
         assert_eq!(response.as_ref().unwrap().headers()[header::CONTENT_TYPE], protobuf::CONTENT_TYPE);
         let bytes = read(response).await;

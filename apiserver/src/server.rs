@@ -139,3 +139,6 @@ async fn restore_allocations(app: &App) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

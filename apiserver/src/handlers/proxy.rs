@@ -160,7 +160,9 @@ async fn pod_address(lookup: &dyn Lookup, namespace: &str, target: &Target<'_>) 
         (text, _) => text.parse().ok().filter(|p| *p != 0),
     };
     let port = port.ok_or_else(|| ApiError::BadRequest(format!("invalid port {:?}", target.port)))?;
-    Ok(SocketAddr::new(allowed(ip)?, port))
+    let ip = ip.parse().ok().filter(|ip| allowed(*ip));
+    let ip = ip.ok_or_else(|| ApiError::BadRequest("address not allowed".to_owned()))?;
+    Ok(SocketAddr::new(ip, port))
 }
 
 async fn service_address(lookup: &dyn Lookup, namespace: &str, target: &Target<'_>) -> Result<SocketAddr> {
@@ -173,8 +175,8 @@ async fn service_address(lookup: &dyn Lookup, namespace: &str, target: &Target<'
     fastrand::shuffle(&mut candidates);
     for (address, pod) in candidates {
         let pod = find::<Pod>(lookup, "pods", namespace, &pod).await?;
-        if pod.is_some_and(|pod| has_address(&pod, address.ip())) {
-            allowed(&address.ip().to_string())?;
+        let own = pod.is_some_and(|pod| has_address(&pod, address.ip()));
+        if own && allowed(address.ip()) {
             return Ok(address);
         }
     }
@@ -221,10 +223,8 @@ fn has_address(pod: &Pod, ip: IpAddr) -> bool {
 }
 
 /// As Kubernetes: nothing but global unicast, so that no status can point at our own loopback or at a metadata service.
-fn allowed(ip: &str) -> Result<IpAddr> {
-    let refused = || ApiError::BadRequest("address not allowed".to_owned());
-    let ip: IpAddr = ip.parse().map_err(|_| refused())?;
-    let fine = match ip {
+fn allowed(ip: IpAddr) -> bool {
+    match ip {
         IpAddr::V4(v4) => {
             !(v4.is_loopback()
                 || v4.is_unspecified()
@@ -239,8 +239,7 @@ fn allowed(ip: &str) -> Result<IpAddr> {
                 || v6.is_unicast_link_local()
                 || v6.to_ipv4_mapped().is_some())
         }
-    };
-    if fine { Ok(ip) } else { Err(refused()) }
+    }
 }
 
 fn not_found(resource: &str, name: &str) -> ApiError {
