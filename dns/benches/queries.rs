@@ -1,5 +1,6 @@
 //! Queries per second: the answer path alone, and over real UDP sockets with the clients on the same machine.
-//! `cargo bench -p dns` prints both; nothing is asserted.
+//! `cargo bench` prints both; nothing is asserted.
+#![allow(clippy::print_stdout, reason = "its output is what it is for")]
 
 use client::{Informers, testing::Fake};
 use dns::{Config, Server};

@@ -31,7 +31,7 @@ pub(crate) enum Answer {
     },
     /// The name is an alias: this record, then whatever the target's answer is.
     Alias {
-        record: Record,
+        record: Box<Record>,
         target: Name,
     },
     /// The name exists and has no such records.
@@ -190,7 +190,7 @@ impl Asked<'_> {
                 if self.wants(RecordType::CNAME) {
                     return Answer::Records { answers: vec![record], additionals: Vec::new() };
                 }
-                Answer::Alias { record, target: target.clone() }
+                Answer::Alias { record: Box::new(record), target: target.clone() }
             }
             _ if self.kind == RecordType::SRV => self.srv(service, |_| true),
             Kind::Cluster { addresses, .. } => self.addresses(addresses.iter().copied()),

@@ -7,37 +7,20 @@ use crate::{
     name::ServiceKey,
 };
 use arc_swap::ArcSwap;
-use client::{Change, Informers, Store, indexes};
+use client::{Change, Informers, Marks, Store, indexes};
 use hickory_proto::rr::Name;
 use k8s_openapi::api::{
     core::v1::{Namespace, Service as CoreService},
     discovery::v1::EndpointSlice,
 };
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-};
-use tokio::sync::Notify;
+use std::{collections::HashSet, sync::Arc};
 
-/// Names whose facts changed; bounded by the number of objects.
-#[derive(Default)]
-struct Marked {
+/// A name whose facts changed.
+#[derive(PartialEq, Eq, Hash)]
+enum Mark {
     /// `namespace/service`
-    services: HashSet<String>,
-    namespaces: HashSet<String>,
-}
-
-#[derive(Default)]
-struct Marks {
-    marked: Mutex<Marked>,
-    changed: Notify,
-}
-
-impl Marks {
-    fn mark(&self, mark: impl FnOnce(&mut Marked)) {
-        mark(&mut self.marked.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changed.notify_one();
-    }
+    Service(String),
+    Namespace(String),
 }
 
 pub(crate) struct Follower {
@@ -46,12 +29,12 @@ pub(crate) struct Follower {
     services: Store<CoreService>,
     slices: Store<EndpointSlice>,
     namespaces: Store<Namespace>,
-    marks: Arc<Marks>,
+    marks: Marks<Mark>,
 }
 
 impl Follower {
     pub(crate) fn new(zone: Name, index: Arc<ArcSwap<Index>>, informers: &Informers) -> Self {
-        let marks = Arc::new(Marks::default());
+        let marks = Marks::default();
         let (services, slices, namespaces) = (informers.store(), informers.store(), informers.store());
         indexes::index_slices(&slices);
         let m = marks.clone();
@@ -62,7 +45,7 @@ impl Follower {
                 meta.namespace.as_deref().unwrap_or_default(),
                 meta.name.as_deref().unwrap_or_default()
             );
-            m.mark(|marked| marked.services.extend([key]));
+            m.mark(Mark::Service(key));
         });
         let m = marks.clone();
         slices.on_change(move |change: &Change<EndpointSlice>| {
@@ -72,12 +55,12 @@ impl Follower {
                 _ => None,
             };
             let new = indexes::service_of(change.object());
-            m.mark(|marked| marked.services.extend(old.into_iter().chain(new)));
+            old.into_iter().chain(new).for_each(|key| m.mark(Mark::Service(key)));
         });
         let m = marks.clone();
         namespaces.on_change(move |change: &Change<Namespace>| {
             let name = change.object().metadata.name.clone().unwrap_or_default();
-            m.mark(|marked| marked.namespaces.extend([name]));
+            m.mark(Mark::Namespace(name));
         });
         Self { zone, index, services, slices, namespaces, marks }
     }
@@ -85,32 +68,35 @@ impl Follower {
     /// Never returns; drop it to stop.
     pub(crate) async fn run(self) {
         tokio::join!(self.services.synced(), self.slices.synced(), self.namespaces.synced());
+        // The first round, also when there is nothing, makes the index valid.
+        self.round(self.marks.take_now());
         loop {
-            self.round();
-            self.marks.changed.notified().await;
+            self.round(self.marks.take().await);
         }
     }
 
-    fn round(&self) {
-        let marked = std::mem::take(&mut *self.marks.marked.lock().unwrap_or_else(PoisonError::into_inner));
+    fn round(&self, marks: HashSet<Mark>) {
         let old = self.index.load();
         let mut index = Index::clone(&old);
-        for namespace in marked.namespaces {
-            index.set_namespace(&namespace, self.namespaces.get("", &namespace).is_some());
-        }
-        for key in marked.services {
-            let Some((namespace, name)) = key.split_once('/') else { continue };
-            let service = self.services.get(namespace, name);
-            let service = service.and_then(|service| {
-                Service::build(&self.zone, &service, &indexes::slices_of_service(&self.slices, &key))
-            });
-            let id = ServiceKey::new(namespace, name);
-            if index.service(&id) != service.as_ref() {
-                index.set_service(id, service);
+        for mark in marks {
+            match mark {
+                Mark::Namespace(name) => index.set_namespace(&name, self.namespaces.get("", &name).is_some()),
+                Mark::Service(key) => self.service(&mut index, &key),
             }
         }
         index.serial = old.serial.wrapping_add(1);
         index.synced = self.services.is_synced() && self.slices.is_synced() && self.namespaces.is_synced();
         self.index.store(Arc::new(index));
+    }
+    /// `key`: `namespace/service`
+    fn service(&self, index: &mut Index, key: &str) {
+        let Some((namespace, name)) = key.split_once('/') else { return };
+        let service = self.services.get(namespace, name).and_then(|service| {
+            Service::build(&self.zone, &service, &indexes::slices_of_service(&self.slices, key))
+        });
+        let id = ServiceKey::new(namespace, name);
+        if index.service(&id) != service.as_ref() {
+            index.set_service(id, service);
+        }
     }
 }

@@ -146,7 +146,7 @@ impl Handler {
                     return None;
                 }
                 Answer::Alias { record, target } => {
-                    response.answers.push(record);
+                    response.answers.push(*record);
                     name = target;
                     continue;
                 }

@@ -1,4 +1,5 @@
 //! The server with real sockets, fed by informers.
+#![allow(clippy::unwrap_used, reason = "a test helper that fails is a failed test")]
 
 use client::{Informers, testing::Fake};
 use dns::{Config, Server};

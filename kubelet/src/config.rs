@@ -93,6 +93,13 @@ impl Cidr {
         let last = self.base | !mask(self.bits);
         (self.base + 2..last).map(Ipv4Addr::from)
     }
+    /// The network's own address, and the bits of an address that belong to it.
+    pub fn address_and_mask(&self) -> (Ipv4Addr, Ipv4Addr) {
+        (Ipv4Addr::from(self.base), Ipv4Addr::from(mask(self.bits)))
+    }
+    pub fn prefix_length(&self) -> u8 {
+        self.bits
+    }
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         u32::from(address) & mask(self.bits) == self.base
     }

@@ -4,10 +4,12 @@
 pub mod events;
 pub mod indexes;
 pub mod informer;
+pub mod marks;
 pub mod queue;
 
 pub use events::Recorder;
 pub use informer::{Cached, Change, Informers, PartialObject, Store};
+pub use marks::Marks;
 pub use queue::Queue;
 
 #[cfg(any(test, feature = "testing"))]
