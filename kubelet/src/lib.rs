@@ -4,13 +4,21 @@
 //! present is the labels and states of the containers. It keeps no state of its own that matters: a restarted
 //! kubelet adopts what runs. It writes only through `kube::Client` and touches only containers with its labels.
 
+mod backoff;
 pub mod config;
+mod container_plan;
+mod downward;
+mod env;
 pub mod netlink;
+mod objects;
+mod pod_machine;
 pub mod pods;
 pub mod proxy;
 pub mod runtime;
 pub mod server;
+mod status;
 pub mod stream;
+mod volume;
 
 pub use config::{Cidr, Config};
 

@@ -4,6 +4,10 @@
 //! policy: it never restarts, never retries a decision, and reports facts. Every call has its own deadline and is
 //! idempotent: asked twice, it finds what the first call made.
 
+pub mod docker;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
@@ -33,6 +37,8 @@ pub mod label {
     pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
     /// Hash of the container's spec: another one means restart in place.
     pub const HASH: &str = "io.kubernetes.container.hash";
+    /// Id of the sandbox a container joined: with another sandbox it has to be made anew.
+    pub const SANDBOX: &str = "minik8s.io/sandbox";
     pub const TERMINATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
     pub const CLUSTER: &str = "minik8s.io/cluster";
     pub const NODE: &str = "minik8s.io/node";
@@ -116,6 +122,9 @@ pub enum Error {
     RunContainer(String),
     #[error("{0}")]
     Sandbox(String),
+    /// The engine has something else of that name, or is busy with it.
+    #[error("{0}")]
+    Conflict(String),
     #[error("{0}")]
     Hook(String),
     #[error("{0}")]
@@ -139,6 +148,7 @@ impl Error {
             | Error::Unavailable(_)
             | Error::Timeout { .. }
             | Error::Sandbox(_)
+            | Error::Conflict(_)
             | Error::Other(_) => "ContainerCreating",
         }
     }
@@ -176,6 +186,8 @@ pub struct Container {
     pub pod: PodRef,
     /// The name in the pod's spec; [`SANDBOX_NAME`] for a sandbox.
     pub name: String,
+    /// The sandbox it joined; empty for a sandbox.
+    pub sandbox_id: String,
     pub state: State,
     pub created: Timestamp,
     /// Restart count of this container, from its label.
@@ -201,6 +213,16 @@ impl Container {
     }
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Running { .. })
+    }
+    pub fn is_exited(&self) -> bool {
+        matches!(self.state, State::Exited { .. })
+    }
+    /// Exit code of a container that has ended.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self.state {
+            State::Exited { code, .. } => Some(code),
+            _ => None,
+        }
     }
 }
 
