@@ -48,10 +48,6 @@ impl Backoff {
     pub(crate) fn delay(&self, key: &str) -> SignedDuration {
         self.entries.get(key).map_or(SignedDuration::ZERO, |entry| entry.delay)
     }
-
-    pub(crate) fn forget(&mut self, key: &str) {
-        self.entries.remove(key);
-    }
 }
 
 #[cfg(test)]
@@ -89,7 +85,5 @@ mod tests {
         backoff.next("c", "old", at(0), at(0));
         assert!(backoff.until("c", "old", at(1), at(1)).is_some());
         assert_eq!(backoff.until("c", "new", at(1), at(1)), None);
-        backoff.forget("c");
-        assert_eq!(backoff.until("c", "old", at(1), at(1)), None);
     }
 }

@@ -87,6 +87,8 @@ pub(crate) enum KillReason {
     Changed,
     /// A liveness or startup probe gave up; in words.
     Unhealthy(String),
+    /// Its postStart hook failed.
+    HookFailed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +146,11 @@ pub(crate) fn plan(inputs: &Inputs<'_>) -> Plan {
 fn without_sandbox(inputs: &Inputs<'_>, spec: &PodSpec) -> Plan {
     let mut plan = Plan::default();
     for container in inputs.containers.iter().filter(|c| !c.is_sandbox() && c.is_running()) {
-        plan.kill.push(Kill { id: container.id.clone(), name: container.name.clone(), why: KillReason::SandboxGone });
+        plan.kill.push(Kill {
+            id: container.id.clone(),
+            name: container.name.clone(),
+            why: KillReason::SandboxGone,
+        });
     }
     if !plan.kill.is_empty() {
         return plan;
@@ -155,9 +161,12 @@ fn without_sandbox(inputs: &Inputs<'_>, spec: &PodSpec) -> Plan {
     let ended: Vec<Option<i32>> =
         spec.containers.iter().map(|c| newest(c).and_then(Container::exit_code)).collect();
     // An init container that failed under Never has ended the pod too.
-    let init_failed = spec.init_containers.iter().flatten().filter(|c| !is_sidecar(c)).any(|c| {
-        newest(c).and_then(Container::exit_code).is_some_and(|code| code != 0)
-    });
+    let init_failed = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| !is_sidecar(c))
+        .any(|c| newest(c).and_then(Container::exit_code).is_some_and(|code| code != 0));
     let started = ended.iter().any(Option::is_some);
     let finished = match restart_policy(spec) {
         "Never" => started || init_failed,

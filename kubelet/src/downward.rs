@@ -67,8 +67,10 @@ pub(crate) fn resource(
         .as_ref()
         .and_then(|spec| api::pod::container(spec, name))
         .ok_or_else(|| format!("container {name} not found"))?;
-    let (kind, resource) =
-        selector.resource.split_once('.').ok_or_else(|| format!("unsupported container resource : {}", selector.resource))?;
+    let (kind, resource) = selector
+        .resource
+        .split_once('.')
+        .ok_or_else(|| format!("unsupported container resource : {}", selector.resource))?;
     let amount = match kind {
         "limits" => listed(container, true, resource).or_else(|| allocatable.get(resource).cloned()),
         "requests" => listed(container, false, resource),
@@ -138,7 +140,11 @@ mod tests {
                 divisor: divisor.map(|d| Text(d.to_owned())),
                 container_name: None,
             };
-            assert_eq!(resource(&pod(), "c", &selector, &allocatable).unwrap(), expected, "{resource_} {divisor:?}");
+            assert_eq!(
+                resource(&pod(), "c", &selector, &allocatable).unwrap(),
+                expected,
+                "{resource_} {divisor:?}"
+            );
         };
         check("limits.cpu", None, "2");
         check("limits.cpu", Some("1m"), "1250");

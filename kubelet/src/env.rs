@@ -85,7 +85,12 @@ impl Vars {
     }
 }
 
-fn value(sources: &Sources<'_>, container: &Container, var: &EnvVar, vars: &Vars) -> Result<Option<String>, Error> {
+fn value(
+    sources: &Sources<'_>,
+    container: &Container,
+    var: &EnvVar,
+    vars: &Vars,
+) -> Result<Option<String>, Error> {
     let Some(from) = &var.value_from else {
         return Ok(Some(expand(var.value.as_deref().unwrap_or_default(), |name| vars.get(name))));
     };
@@ -151,7 +156,9 @@ fn api_variables(sources: &Sources<'_>, vars: &mut Vars) {
 /// `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT[_PORTNAME]` and the Docker-link variables.
 fn service_variables(service: &Service, vars: &mut Vars) {
     let Some(spec) = &service.spec else { return };
-    let (Some(ip), Some(name)) = (spec.cluster_ip.as_deref(), service.metadata.name.as_deref()) else { return };
+    let (Some(ip), Some(name)) = (spec.cluster_ip.as_deref(), service.metadata.name.as_deref()) else {
+        return;
+    };
     if ip.is_empty() || ip == "None" {
         return;
     }
@@ -221,14 +228,23 @@ mod tests {
     }
 
     fn run(container: serde_json::Value) -> Result<BTreeMap<String, String>, Error> {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"},
-            "spec": {"containers": []}})).unwrap();
-        let service: Service = serde_json::from_value(json!({"metadata": {"name": "my-db", "namespace": "ns"},
-            "spec": {"clusterIP": "10.96.0.9", "ports": [{"name": "sql", "port": 5432}]}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+            "spec": {"containers": []}}))
+            .unwrap();
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"name": "my-db", "namespace": "ns"},
+            "spec": {"clusterIP": "10.96.0.9", "ports": [{"name": "sql", "port": 5432}]}}))
+            .unwrap();
         let other: Service = serde_json::from_value(json!({"metadata": {"name": "far", "namespace": "else"},
-            "spec": {"clusterIP": "10.96.0.8", "ports": [{"port": 1}]}})).unwrap();
+            "spec": {"clusterIP": "10.96.0.8", "ports": [{"port": 1}]}}))
+        .unwrap();
         let mut objects = Objects::default();
-        objects.insert(Kind::ConfigMap, "cm", Some([("k".to_owned(), b"v".to_vec()), ("#@!d".to_owned(), b"odd".to_vec())].into()));
+        objects.insert(
+            Kind::ConfigMap,
+            "cm",
+            Some([("k".to_owned(), b"v".to_vec()), ("#@!d".to_owned(), b"odd".to_vec())].into()),
+        );
         objects.insert(Kind::Secret, "gone", None);
         let sources = Sources {
             pod: &pod,
@@ -250,7 +266,9 @@ mod tests {
                 {"name": "N", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "none", "optional": true}}},
                 {"name": "B", "value": "$(A)"}, {"name": "A", "value": "again"}]}))
         .unwrap();
-        let check = |name: &str, expected: Option<&str>| assert_eq!(vars.get(name).map(String::as_str), expected, "{name}");
+        let check = |name: &str, expected: Option<&str>| {
+            assert_eq!(vars.get(name).map(String::as_str), expected, "{name}")
+        };
         check("A", Some("again"));
         check("B", Some("v-5432"));
         check("P_#@!d", Some("odd"));
@@ -268,9 +286,15 @@ mod tests {
     fn what_is_missing_is_named() {
         let check = |env: serde_json::Value, expected: &str| {
             let error = run(json!({"name": "c", "env": [env]})).unwrap_err();
-            assert_eq!((error.waiting_reason(), error.to_string().as_str()), ("CreateContainerConfigError", expected));
+            assert_eq!(
+                (error.waiting_reason(), error.to_string().as_str()),
+                ("CreateContainerConfigError", expected)
+            );
         };
-        check(json!({"name": "X", "valueFrom": {"secretKeyRef": {"name": "gone", "key": "k"}}}), "secret \"gone\" not found");
+        check(
+            json!({"name": "X", "valueFrom": {"secretKeyRef": {"name": "gone", "key": "k"}}}),
+            "secret \"gone\" not found",
+        );
         check(
             json!({"name": "X", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "z"}}}),
             "couldn't find key z in ConfigMap ns/cm",

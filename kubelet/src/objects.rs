@@ -3,7 +3,7 @@
 //! They are read from the API server, not from a cache: a pod may be created a moment after the ConfigMap it needs, and
 //! must not see an older one. Informers only tell when to look again.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
 use kube::Api;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +21,12 @@ impl Kind {
         match self {
             Kind::ConfigMap => "ConfigMap",
             Kind::Secret => "Secret",
+        }
+    }
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            Kind::ConfigMap => "configmaps",
+            Kind::Secret => "secrets",
         }
     }
     pub(crate) fn not_found(self, name: &str) -> String {
@@ -41,6 +47,7 @@ impl Objects {
         self.found.get(&(kind, name.to_owned()))?.as_deref()
     }
 
+    #[cfg(test)]
     pub(crate) fn insert(&mut self, kind: Kind, name: &str, data: Option<Data>) {
         self.found.insert((kind, name.to_owned()), data.map(Arc::new));
     }
@@ -53,9 +60,10 @@ impl Objects {
     ) -> kube::Result<Self> {
         let gets = references.iter().map(|(kind, name)| async move {
             let data = match kind {
-                Kind::ConfigMap => {
-                    Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(name).await?.map(config_map_data)
-                }
+                Kind::ConfigMap => Api::<ConfigMap>::namespaced(client.clone(), namespace)
+                    .get_opt(name)
+                    .await?
+                    .map(config_map_data),
                 Kind::Secret => {
                     Api::<Secret>::namespaced(client.clone(), namespace).get_opt(name).await?.map(secret_data)
                 }
@@ -75,16 +83,15 @@ fn secret_data(object: Secret) -> Data {
     object.data.into_iter().flatten().map(|(key, value)| (key, value.0)).collect()
 }
 
-/// Every ConfigMap and Secret the pod's volumes and variables name.
-pub(crate) fn references(pod: &Pod) -> BTreeSet<(Kind, String)> {
+/// Every ConfigMap and Secret the pod's volumes name.
+pub(crate) fn of_volumes(pod: &Pod) -> BTreeSet<(Kind, String)> {
     let mut all = BTreeSet::new();
-    let Some(spec) = &pod.spec else { return all };
     let mut add = |kind: Kind, name: &str| {
         if !name.is_empty() {
             all.insert((kind, name.to_owned()));
         }
     };
-    for volume in spec.volumes.iter().flatten() {
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         if let Some(source) = &volume.config_map {
             add(Kind::ConfigMap, &source.name);
         }
@@ -100,18 +107,24 @@ pub(crate) fn references(pod: &Pod) -> BTreeSet<(Kind, String)> {
             }
         }
     }
-    let init = spec.init_containers.iter().flatten();
-    let regular = init.chain(&spec.containers).map(|c| (&c.env, &c.env_from));
-    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| (&c.env, &c.env_from));
-    for (env, env_from) in regular.chain(ephemeral) {
-        for from in env_from.iter().flatten() {
-            from.config_map_ref.iter().for_each(|r| add(Kind::ConfigMap, &r.name));
-            from.secret_ref.iter().for_each(|r| add(Kind::Secret, &r.name));
+    all
+}
+
+/// Every ConfigMap and Secret a container's variables name.
+pub(crate) fn of_env(container: &Container) -> BTreeSet<(Kind, String)> {
+    let mut all = BTreeSet::new();
+    let mut add = |kind: Kind, name: &str| {
+        if !name.is_empty() {
+            all.insert((kind, name.to_owned()));
         }
-        for from in env.iter().flatten().filter_map(|var| var.value_from.as_ref()) {
-            from.config_map_key_ref.iter().for_each(|r| add(Kind::ConfigMap, &r.name));
-            from.secret_key_ref.iter().for_each(|r| add(Kind::Secret, &r.name));
-        }
+    };
+    for from in container.env_from.iter().flatten() {
+        from.config_map_ref.iter().for_each(|r| add(Kind::ConfigMap, &r.name));
+        from.secret_ref.iter().for_each(|r| add(Kind::Secret, &r.name));
+    }
+    for from in container.env.iter().flatten().filter_map(|var| var.value_from.as_ref()) {
+        from.config_map_key_ref.iter().for_each(|r| add(Kind::ConfigMap, &r.name));
+        from.secret_key_ref.iter().for_each(|r| add(Kind::Secret, &r.name));
     }
     all
 }

@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) backoff: Backoff,
     /// Ids of containers killed in order to be replaced.
     pub(crate) replacing: BTreeSet<String>,
+    /// Containers that wait for their next try: name → until when.
+    pub(crate) backing_off: BTreeMap<String, Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -83,7 +85,10 @@ pub(crate) enum Why {
 pub(crate) enum Object {
     Present,
     /// Marked for deletion: when, and how long its containers may take.
-    Deleting { since: Timestamp, grace: SignedDuration },
+    Deleting {
+        since: Timestamp,
+        grace: SignedDuration,
+    },
     /// Not there any more: it was removed by force, or while this kubelet was away.
     Vanished,
 }
@@ -99,11 +104,18 @@ pub(crate) enum Op {
     /// A container's postStart hook: it is not Running for anybody until this has succeeded.
     Hook(String),
     /// With the deadline it works towards: a nearer one needs another operation.
-    Kill { id: String, deadline: Timestamp },
+    Kill {
+        id: String,
+        deadline: Timestamp,
+    },
     Remove(String),
     Publish,
     Delete,
     Release,
+    /// List the pod's containers.
+    Look,
+    /// Read what a container left as its last words.
+    Message(String),
 }
 
 /// Everything the decision depends on, as of now.
@@ -130,11 +142,25 @@ pub(crate) struct World<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     PrepareVolumes,
-    EnsureImage { container: String },
-    EnsureSandbox { attempt: u32 },
-    StartContainer { container: String, attempt: u32 },
-    KillContainer { id: String, name: String, deadline: Timestamp, why: KillReason },
-    RemoveContainer { id: String },
+    EnsureImage {
+        container: String,
+    },
+    EnsureSandbox {
+        attempt: u32,
+    },
+    StartContainer {
+        container: String,
+        attempt: u32,
+    },
+    KillContainer {
+        id: String,
+        name: String,
+        deadline: Timestamp,
+        why: KillReason,
+    },
+    RemoveContainer {
+        id: String,
+    },
     DeleteObject,
     /// Give back the pod's address and files: nothing of it runs any more.
     Release,
@@ -278,6 +304,7 @@ fn perform(state: &mut State, world: &World<'_>, plan: Plan, now: Timestamp, eff
     for until in plan.backing_off.values() {
         effects.push(Effect::WakeAt(*until));
     }
+    state.backing_off = plan.backing_off;
 }
 
 fn want_image(world: &World<'_>, now: Timestamp, container: &str, effects: &mut Vec<Effect>) {
@@ -350,9 +377,7 @@ fn terminating(state: &mut State, world: &World<'_>, now: Timestamp, effects: &m
         world.containers.iter().filter(|c| c.is_running() && !c.is_sandbox()).collect();
     if !alive.is_empty() {
         for container in next_to_stop(world.pod, &alive) {
-            let near_enough = |op: &Op| {
-                matches!(op, Op::Kill { id, deadline: running } if *id == container.id && *running <= deadline)
-            };
+            let near_enough = |op: &Op| matches!(op, Op::Kill { id, deadline: running } if *id == container.id && *running <= deadline);
             if !world.running.iter().any(near_enough) {
                 effects.push(Effect::KillContainer {
                     id: container.id.clone(),

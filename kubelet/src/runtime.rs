@@ -5,7 +5,6 @@
 //! idempotent: asked twice, it finds what the first call made.
 
 pub mod docker;
-#[cfg(any(test, feature = "testing"))]
 pub mod fake;
 
 use async_trait::async_trait;

@@ -11,8 +11,8 @@ use api::pod::is_sidecar;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        Container as Spec, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+        Container as Spec, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+        ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -68,8 +68,7 @@ pub(crate) fn compute(facts: &Facts<'_>) -> PodStatus {
         container_status(facts, spec, previous, waiting_reason)
     };
     let init: Vec<_> = init_specs.iter().map(|c| one(c, old.init_container_statuses.as_ref())).collect();
-    let regular: Vec<_> =
-        spec.containers.iter().map(|c| one(c, old.container_statuses.as_ref())).collect();
+    let regular: Vec<_> = spec.containers.iter().map(|c| one(c, old.container_statuses.as_ref())).collect();
     let ephemeral: Vec<_> = spec
         .ephemeral_containers
         .iter()
@@ -170,7 +169,9 @@ fn container_status(
         status.last_state = Some(terminated(facts, before));
     }
     match &newest.state {
-        State::Running { .. } if facts.hooking.contains(&newest.id) => status.state = Some(wait(default_reason, None)),
+        State::Running { .. } if facts.hooking.contains(&newest.id) => {
+            status.state = Some(wait(default_reason, None))
+        }
         State::Running { started } => {
             status.state = Some(ContainerState {
                 running: Some(ContainerStateRunning { started_at: Some(Time(*started)) }),
@@ -190,8 +191,13 @@ fn container_status(
                 status.state = Some(terminated(facts, newest));
             }
             // A plain init container that has done its work is ready.
-            status.ready = *code == 0 && facts.pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten())
-                .any(|c| c.name == spec.name && !is_sidecar(c));
+            status.ready = *code == 0
+                && facts
+                    .pod
+                    .spec
+                    .iter()
+                    .flat_map(|s| s.init_containers.iter().flatten())
+                    .any(|c| c.name == spec.name && !is_sidecar(c));
         }
         State::Created => {}
     }
@@ -374,7 +380,9 @@ fn own_conditions(
 /// Condition Ready: all containers, and every readiness gate (KEP-580).
 fn readiness(facts: &Facts<'_>, spec: &PodSpec, conditions: &[PodCondition]) -> PodCondition {
     let mut ready = match api::conditions::find(conditions, "ContainersReady") {
-        Some(containers) => PodCondition { type_: "Ready".to_owned(), last_transition_time: None, ..containers.clone() },
+        Some(containers) => {
+            PodCondition { type_: "Ready".to_owned(), last_transition_time: None, ..containers.clone() }
+        }
         None => condition("Ready", false, None, None),
     };
     if ready.status == "True" {
@@ -405,7 +413,10 @@ pub(crate) fn kill_message(container: &str, why: &KillReason) -> String {
     match why {
         KillReason::Terminating | KillReason::SandboxGone => format!("Stopping container {container}"),
         KillReason::Changed => format!("Container {container} definition changed, will be restarted"),
-        KillReason::Unhealthy(probe) => format!("Container {container} failed {probe} probe, will be restarted"),
+        KillReason::HookFailed => "FailedPostStartHook".to_owned(),
+        KillReason::Unhealthy(probe) => {
+            format!("Container {container} failed {probe} probe, will be restarted")
+        }
     }
 }
 
@@ -430,7 +441,7 @@ pub(crate) fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<serde
                 Value::Array(changed_conditions(known, conditions))
             }
             // Lists that would be merged by address: the old ones must go.
-            ("podIPs" | "hostIPs", Value::Array(addresses)) => {
+            ("podIPs" | "hostIPs", Value::Array(addresses)) if before.is_some() => {
                 let mut all = addresses.clone();
                 all.push(json!({"$patch": "replace"}));
                 Value::Array(all)
@@ -451,7 +462,8 @@ fn changed_conditions(old: &[serde_json::Value], new: &[serde_json::Value]) -> V
     for condition in new.iter().filter(|condition| !old.contains(condition)) {
         let mut condition = condition.clone();
         let before = old.iter().find(|before| before["type"] == condition["type"]);
-        if let (Some(before), Some(fields)) = (before.and_then(|b| b.as_object()), condition.as_object_mut()) {
+        if let (Some(before), Some(fields)) = (before.and_then(|b| b.as_object()), condition.as_object_mut())
+        {
             for key in before.keys() {
                 fields.entry(key.clone()).or_insert(serde_json::Value::Null);
             }

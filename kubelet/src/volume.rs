@@ -11,7 +11,7 @@ mod resolve;
 
 pub(crate) use disk::{materialize, tear_down};
 pub(crate) use mounts::mounts;
-pub(crate) use resolve::{Claims, Tokens, claim_names, resolve, token_requests};
+pub(crate) use resolve::{Claims, Sources, TokenRequest, Tokens, claim_names, resolve, token_requests};
 
 use std::{
     collections::BTreeMap,
@@ -66,9 +66,14 @@ pub(crate) enum HostType {
 /// A volume that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ready {
-    Path { path: PathBuf, read_only: bool },
+    Path {
+        path: PathBuf,
+        read_only: bool,
+    },
     /// Only as a tmpfs made by the engine, one for each container: we may not mount.
-    EngineTmpfs { size_bytes: Option<u64> },
+    EngineTmpfs {
+        size_bytes: Option<u64>,
+    },
 }
 
 pub(crate) type Volumes = BTreeMap<String, Ready>;

@@ -15,8 +15,8 @@ mod streams;
 pub use reset::reset;
 
 use super::{
-    AttachSpec, BoxStreamIo, Container, ContainerSpec, Error, Event, ExecSpec, Image, Info, LogOptions, Output,
-    RegistryAuth, Result, Runtime, SandboxSpec, Session, Stats, label,
+    AttachSpec, BoxStreamIo, Container, ContainerSpec, Error, Event, ExecSpec, Image, Info, LogOptions,
+    Output, RegistryAuth, Result, Runtime, SandboxSpec, Session, Stats, label,
 };
 use crate::config::Config;
 use async_trait::async_trait;
@@ -211,9 +211,11 @@ impl Runtime for Docker {
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {
-        within("start container", CHANGE, self.docker.start_container(id, None)).await.map_err(|error| match error {
-            Error::Other(message) => Error::RunContainer(message),
-            other => other,
+        within("start container", CHANGE, self.docker.start_container(id, None)).await.map_err(|error| {
+            match error {
+                Error::Other(message) => Error::RunContainer(message),
+                other => other,
+            }
         })
     }
 
@@ -273,7 +275,11 @@ impl Runtime for Docker {
         streams::attach(&self.docker, container_id, spec, tty).await
     }
 
-    async fn logs(&self, container_id: &str, options: LogOptions) -> Result<BoxStream<'static, Result<Output>>> {
+    async fn logs(
+        &self,
+        container_id: &str,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<Output>>> {
         Ok(streams::logs(&self.docker, container_id, &options))
     }
 
@@ -286,13 +292,15 @@ impl Runtime for Docker {
         let options = query::StatsOptionsBuilder::new().stream(false).one_shot(true).build();
         let mut stream = self.docker.stats(container_id, Some(options)).boxed();
         let next = async { stream.next().await.transpose() };
-        let stats = within("stats", READ, next).await?.ok_or_else(|| Error::NotFound(container_id.to_owned()))?;
+        let stats =
+            within("stats", READ, next).await?.ok_or_else(|| Error::NotFound(container_id.to_owned()))?;
         let cpu = stats.cpu_stats.and_then(|cpu| cpu.cpu_usage?.total_usage).unwrap_or(0);
         let memory = stats.memory_stats.unwrap_or_default();
         let used = memory.usage.unwrap_or(0);
         let inactive = memory.stats.unwrap_or_default();
         // cgroup v1 and v2 name it differently.
-        let inactive = ["total_inactive_file", "inactive_file"].iter().find_map(|key| inactive.get(*key).copied());
+        let inactive =
+            ["total_inactive_file", "inactive_file"].iter().find_map(|key| inactive.get(*key).copied());
         Ok(Stats {
             cpu_nanoseconds: cpu,
             memory_bytes: used,
@@ -320,7 +328,9 @@ fn from_bollard(error: bollard::errors::Error, what: &str, limit: Duration) -> E
         Bollard::DockerResponseServerError { status_code: 409, message } => Error::Conflict(message),
         Bollard::DockerResponseServerError { message, .. } => Error::Other(message),
         Bollard::RequestTimeoutError => Error::Timeout { what: what.to_owned(), seconds: limit.as_secs() },
-        error @ (Bollard::IOError { .. } | Bollard::HyperResponseError { .. }) => Error::Unavailable(chain(&error)),
+        error @ (Bollard::IOError { .. } | Bollard::HyperResponseError { .. }) => {
+            Error::Unavailable(chain(&error))
+        }
         // A connection that was refused or cut comes wrapped differently from version to version.
         error if chain(&error).contains("onnect") => Error::Unavailable(chain(&error)),
         error => Error::Other(chain(&error)),

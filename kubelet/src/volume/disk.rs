@@ -40,12 +40,13 @@ fn make(pod_dir: &Path, plan: &Plan, now: Timestamp) -> Result<Ready, String> {
                 };
                 let options = std::ffi::CString::new(options).map_err(|e| e.to_string())?;
                 let flags = rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOSUID;
-                if let Err(error) = rustix::mount::mount("tmpfs", &path, "tmpfs", flags, Some(options.as_c_str())) {
+                let mounted = rustix::mount::mount("tmpfs", &path, "tmpfs", flags, Some(options.as_c_str()));
+                if let Err(error) = mounted {
                     tracing::debug!(%error, path = %path.display(), "cannot mount a tmpfs; the engine makes one per container");
                     return Ok(Ready::EngineTmpfs { size_bytes: *size_bytes });
                 }
+                set_open(&path, plan.group).map_err(said(&path))?;
             }
-            open_directory(&path, plan.group).map_err(said(&path))?;
             Ok(Ready::Path { path, read_only: false })
         }
         PlanKind::Files { plugin, files } => {
@@ -62,9 +63,17 @@ fn make(pod_dir: &Path, plan: &Plan, now: Timestamp) -> Result<Ready, String> {
     }
 }
 
-/// A directory any user may write to, whatever the umask; with a group, one that new files inherit it from.
+/// A directory any user may write to, whatever the umask; with a group, one that new files inherit it from. One that is
+/// there already is left as its users have made it.
 fn open_directory(path: &Path, group: Option<u32>) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
     fs::create_dir_all(path)?;
+    set_open(path, group)
+}
+
+fn set_open(path: &Path, group: Option<u32>) -> io::Result<()> {
     if let Some(group) = group {
         chown(path, None, Some(group))?;
     }
@@ -88,12 +97,18 @@ fn host(path: &Path, type_: HostType) -> Result<(), String> {
     match (type_, found) {
         (HostType::DirectoryOrCreate | HostType::Any, None) => made(fs::create_dir_all(path)),
         (HostType::Any, Some(_)) => Ok(()),
-        (HostType::FileOrCreate, None) => made(fs::OpenOptions::new().create(true).append(true).open(path).map(drop)),
+        (HostType::FileOrCreate, None) => {
+            made(fs::OpenOptions::new().create(true).append(true).open(path).map(drop))
+        }
         (HostType::Directory | HostType::DirectoryOrCreate, found) => {
             is(found.is_some_and(|meta| meta.is_dir()), "a directory")
         }
-        (HostType::File | HostType::FileOrCreate, found) => is(found.is_some_and(|meta| meta.is_file()), "a file"),
-        (HostType::Socket, found) => is(found.is_some_and(|meta| meta.file_type().is_socket()), "a socket file"),
+        (HostType::File | HostType::FileOrCreate, found) => {
+            is(found.is_some_and(|meta| meta.is_file()), "a file")
+        }
+        (HostType::Socket, found) => {
+            is(found.is_some_and(|meta| meta.file_type().is_socket()), "a socket file")
+        }
         (HostType::CharDevice, found) => {
             is(found.is_some_and(|meta| meta.file_type().is_char_device()), "a character device")
         }

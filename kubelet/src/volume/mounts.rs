@@ -14,15 +14,19 @@ use std::{
 
 /// All mounts of a container. `env` is its finished environment, for `subPathExpr`. Blocking: sub-paths are looked up
 /// and made.
-pub(crate) fn mounts(container: &Container, volumes: &Volumes, env: &[(String, String)]) -> Result<Vec<Mount>, Error> {
+pub(crate) fn mounts(
+    container: &Container,
+    volumes: &Volumes,
+    env: &[(String, String)],
+) -> Result<Vec<Mount>, Error> {
     container.volume_mounts.iter().flatten().map(|mount| one(mount, volumes, env)).collect()
 }
 
 fn one(mount: &VolumeMount, volumes: &Volumes, env: &[(String, String)]) -> Result<Mount, Error> {
     let config = |message: String| Error::ContainerConfig(message);
-    let volume = volumes
-        .get(&mount.name)
-        .ok_or_else(|| config(format!("volume {:?} of mount {:?} is not there", mount.name, mount.mount_path)))?;
+    let volume = volumes.get(&mount.name).ok_or_else(|| {
+        config(format!("volume {:?} of mount {:?} is not there", mount.name, mount.mount_path))
+    })?;
     let sub_path = sub_path(mount, env).map_err(config)?;
     let (source, volume_read_only) = match volume {
         Ready::EngineTmpfs { size_bytes } => (MountSource::Tmpfs { size_bytes: *size_bytes }, false),

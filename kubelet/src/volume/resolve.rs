@@ -7,8 +7,8 @@ use crate::{
 };
 use k8s_openapi::{
     api::core::v1::{
-        DownwardAPIVolumeFile, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccountTokenProjection,
-        Volume,
+        DownwardAPIVolumeFile, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod,
+        ServiceAccountTokenProjection, Volume,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -73,7 +73,8 @@ pub(crate) struct Sources<'a> {
 
 pub(crate) fn resolve(sources: &Sources<'_>) -> Result<Vec<Plan>, String> {
     let spec = sources.pod.spec.as_ref();
-    let group = spec.and_then(|spec| spec.security_context.as_ref()?.fs_group).and_then(|g| u32::try_from(g).ok());
+    let group =
+        spec.and_then(|spec| spec.security_context.as_ref()?.fs_group).and_then(|g| u32::try_from(g).ok());
     let volumes = spec.into_iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes
         .map(|volume| {
@@ -214,7 +215,13 @@ impl FileSet<'_> {
             match data.get(&item.key) {
                 Some(value) => self.add(&item.path, value.clone(), item.mode)?,
                 None if optional => {}
-                None => return Err(format!("references non-existent {} key: {}", kind.name().to_lowercase(), item.key)),
+                None => {
+                    return Err(format!(
+                        "references non-existent {} key: {}",
+                        kind.name().to_lowercase(),
+                        item.key
+                    ));
+                }
             }
         }
         Ok(())
@@ -253,7 +260,9 @@ impl FileSet<'_> {
 fn one_user(pod: &Pod) -> Option<u32> {
     let spec = pod.spec.as_ref()?;
     let default = spec.security_context.as_ref().and_then(|c| c.run_as_user);
-    let own = |c: &k8s_openapi::api::core::v1::Container| c.security_context.as_ref().and_then(|c| c.run_as_user).or(default);
+    let own = |c: &k8s_openapi::api::core::v1::Container| {
+        c.security_context.as_ref().and_then(|c| c.run_as_user).or(default)
+    };
     let mut users = spec.init_containers.iter().flatten().chain(&spec.containers).map(own);
     let first = users.next()??;
     users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok())?

@@ -4,9 +4,10 @@ use crate::runtime::{
     Container, ContainerSpec, MountSource, PodRef, SANDBOX_NAME, SandboxSpec, Seccomp, State, label,
 };
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
-    ContainerSummaryStateEnum, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig, Mount,
-    MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions, MountType, NetworkingConfig,
+    ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
+    ContainerSummary, ContainerSummaryStateEnum, EndpointIpamConfig, EndpointSettings, HostConfig,
+    HostConfigLogConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions,
+    MountType, NetworkingConfig,
 };
 use jiff::Timestamp;
 use std::{collections::HashMap, net::IpAddr, time::Duration};
@@ -65,7 +66,8 @@ fn bind(source: &std::path::Path, target: &str, read_only: bool, propagation: Op
         source: Some(source.display().to_string()),
         target: Some(target.to_owned()),
         read_only: Some(read_only),
-        bind_options: propagation.map(|p| MountBindOptions { propagation: Some(p), ..MountBindOptions::default() }),
+        bind_options: propagation
+            .map(|p| MountBindOptions { propagation: Some(p), ..MountBindOptions::default() }),
         ..Mount::default()
     }
 }
@@ -249,7 +251,11 @@ pub(super) fn from_inspect(found: ContainerInspectResponse, cluster: &str, node:
     let image = found.image.unwrap_or_default();
     Some(Container {
         id: found.id.unwrap_or_default(),
-        pod: PodRef { namespace: get(label::POD_NAMESPACE), name: get(label::POD_NAME), uid: get(label::POD_UID) },
+        pod: PodRef {
+            namespace: get(label::POD_NAMESPACE),
+            name: get(label::POD_NAME),
+            uid: get(label::POD_UID),
+        },
         name: get(label::CONTAINER_NAME),
         sandbox_id: get(label::SANDBOX),
         pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0),

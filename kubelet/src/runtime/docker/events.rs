@@ -21,10 +21,13 @@ enum Link {
 }
 
 pub(super) fn stream(docker: bollard::Docker, labels: Vec<String>) -> BoxStream<'static, Event> {
-    stream::unfold((docker, labels, Link::Down { wait: Duration::ZERO }), |(docker, labels, link)| async move {
-        let (event, link) = next(&docker, &labels, link).await;
-        Some((event, (docker, labels, link)))
-    })
+    stream::unfold(
+        (docker, labels, Link::Down { wait: Duration::ZERO }),
+        |(docker, labels, link)| async move {
+            let (event, link) = next(&docker, &labels, link).await;
+            Some((event, (docker, labels, link)))
+        },
+    )
     .boxed()
 }
 

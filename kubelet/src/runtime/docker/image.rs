@@ -79,13 +79,18 @@ impl Docker {
             .tag(tag)
             .changes(vec![entrypoint])
             .build();
-        let mut progress = self.docker.create_image(Some(options), Some(body_full(layer.into())), None).boxed();
+        let mut progress =
+            self.docker.create_image(Some(options), Some(body_full(layer.into())), None).boxed();
         loop {
             match tokio::time::timeout(READ, progress.next()).await {
                 Ok(None) => return Ok(()),
                 Ok(Some(Ok(_))) => {}
-                Ok(Some(Err(error))) => return Err(Error::Sandbox(format!("cannot import {name}: {}", chain(&error)))),
-                Err(_) => return Err(Error::Timeout { what: "import image".to_owned(), seconds: READ.as_secs() }),
+                Ok(Some(Err(error))) => {
+                    return Err(Error::Sandbox(format!("cannot import {name}: {}", chain(&error))));
+                }
+                Err(_) => {
+                    return Err(Error::Timeout { what: "import image".to_owned(), seconds: READ.as_secs() });
+                }
             }
         }
     }
@@ -106,7 +111,11 @@ fn image(found: ImageInspect) -> Image {
 /// A name without tag and digest means `latest`; the Engine would pull every tag there is.
 fn with_tag(reference: &str) -> String {
     let last = reference.rsplit('/').next().unwrap_or(reference);
-    if last.contains(':') || last.contains('@') { reference.to_owned() } else { format!("{reference}:latest") }
+    if last.contains(':') || last.contains('@') {
+        reference.to_owned()
+    } else {
+        format!("{reference}:latest")
+    }
 }
 
 #[cfg(test)]

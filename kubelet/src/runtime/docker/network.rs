@@ -23,7 +23,11 @@ impl Network {
     }
 
     /// Makes the network if it is missing. One of that name with another subnet is an error in words: it may hold pods.
-    pub(super) async fn ensure(&self, docker: &bollard::Docker, labels: HashMap<String, String>) -> Result<()> {
+    pub(super) async fn ensure(
+        &self,
+        docker: &bollard::Docker,
+        labels: HashMap<String, String>,
+    ) -> Result<()> {
         match within("inspect network", READ, docker.inspect_network(&self.name, None)).await {
             Ok(found) => {
                 let configs = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();

@@ -96,7 +96,8 @@ fn resize_container(docker: bollard::Docker, id: String) -> Resize {
     Box::new(move |width, height| {
         let (docker, id) = (docker.clone(), id.clone());
         async move {
-            let options = query::ResizeContainerTTYOptionsBuilder::new().w(width.into()).h(height.into()).build();
+            let options =
+                query::ResizeContainerTTYOptionsBuilder::new().w(width.into()).h(height.into()).build();
             if let Err(error) = within("resize", READ, docker.resize_container_tty(&id, options)).await {
                 tracing::debug!(%error, "resizing a terminal failed");
             }
@@ -137,7 +138,9 @@ fn joined(
 
 async fn translate(chunk: Result<LogOutput, bollard::errors::Error>) -> Option<Result<Output>> {
     match chunk {
-        Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => Some(Ok(Output::Stdout(message))),
+        Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
+            Some(Ok(Output::Stdout(message)))
+        }
         Ok(LogOutput::StdErr { message }) => Some(Ok(Output::Stderr(message))),
         Ok(LogOutput::StdIn { .. }) => None,
         Err(error) => Some(Err(super::from_bollard(error, "read the stream", READ))),
@@ -184,7 +187,8 @@ pub(super) async fn dial(sandbox: &Container, port: u16) -> Result<BoxStreamIo> 
             Err(_) => tried = "no answer".to_owned(),
         }
     }
-    let refused = |why: String| Error::Other(format!("failed to connect to localhost:{port} inside the pod: {why}"));
+    let refused =
+        |why: String| Error::Other(format!("failed to connect to localhost:{port} inside the pod: {why}"));
     let Some(ip) = sandbox.ip else { return Err(refused(tried)) };
     let connect = tokio::net::TcpStream::connect((ip, port));
     match tokio::time::timeout(CONNECT, connect).await {

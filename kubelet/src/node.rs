@@ -1,0 +1,315 @@
+//! The Node object: registered at start, its Lease renewed, its status written when it changes (and now and then so that
+//! heartbeats move), and the EndpointSlice that makes cluster DNS node-local.
+//!
+//! Only our own fields are patched: extended resources that somebody put into the status stay there.
+
+mod facts;
+
+pub(crate) use facts::machine;
+
+use crate::node_context::Context;
+use facts::{HostState, conditions, node_labels, status};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, ObjectReference},
+        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Kubernetes' intervals: a lease of 40 s renewed every 10 s, a status at the latest every 5 minutes.
+const LEASE_SECONDS: i32 = 40;
+const RENEW: Duration = Duration::from_secs(10);
+const REPORT: Duration = Duration::from_secs(300);
+/// Memory and disk are looked at this often.
+const CHECK: Duration = Duration::from_secs(60);
+/// The API may not be there yet, or away: waits between tries, doubling.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+const DNS_NAMESPACE: &str = "kube-system";
+
+pub(crate) struct NodeAgent {
+    context: Arc<Context>,
+    /// Why the engine cannot be reached, if it cannot.
+    engine: watch::Receiver<Option<String>>,
+    /// What was written last, heartbeats aside.
+    written: Option<NodeStatus>,
+    uid: String,
+}
+
+impl NodeAgent {
+    pub(crate) fn new(context: Arc<Context>, engine: watch::Receiver<Option<String>>) -> Self {
+        Self { context, engine, written: None, uid: String::new() }
+    }
+
+    /// Registers, tells `ready` once the node has been reported Ready, and reports until `token` is cancelled.
+    pub(crate) async fn run(mut self, ready: watch::Sender<bool>, token: CancellationToken) {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = self.report_for_ever(ready) => {}
+        }
+    }
+
+    async fn report_for_ever(&mut self, ready: watch::Sender<bool>) {
+        let context = Arc::clone(&self.context);
+        self.uid = retry("registering the node", || register(&context)).await;
+        let mut renew = tokio::time::interval(RENEW);
+        let mut check = tokio::time::interval(CHECK);
+        renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut written = tokio::time::Instant::now();
+        let mut dns = !context.config.publish_dns;
+        loop {
+            tokio::select! {
+                _ = check.tick() => {}
+                changed = self.engine.changed() => if changed.is_err() { return },
+                _ = renew.tick() => {
+                    if let Err(error) = self.renew().await {
+                        tracing::warn!(%error, "renewing the node's lease failed");
+                    }
+                    continue;
+                }
+            }
+            let overdue = written.elapsed() >= REPORT;
+            match self.report(overdue).await {
+                Ok(true) => written = tokio::time::Instant::now(),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "writing the node's status failed");
+                    check.reset_after(RENEW);
+                    continue;
+                }
+            }
+            if !dns {
+                retry("publishing the node's DNS server", || publish_dns(&context)).await;
+                dns = true;
+            }
+            let is_ready = self.engine.borrow().is_none();
+            ready.send_if_modified(|told| !std::mem::replace(told, *told || is_ready) && is_ready);
+        }
+    }
+
+    /// Writes the status if it has changed, or if it has to be written again. Says whether it was written.
+    async fn report(&mut self, overdue: bool) -> kube::Result<bool> {
+        let context = Arc::clone(&self.context);
+        let engine = self.engine.borrow_and_update().clone();
+        let info = match &engine {
+            None => context.runtime.info().await.map_err(|error| error.to_string()),
+            Some(why) => Err(why.clone()),
+        };
+        let images = match &info {
+            Ok(_) => context.runtime.images().await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        let config = context.config.clone();
+        let host = tokio::task::spawn_blocking(move || HostState::read(&config)).await.unwrap_or_default();
+        let machine = &context.machine;
+        let now = Timestamp::now();
+        let mut status = status(&context.config, machine, &host, info.as_ref().ok(), &images);
+        let engine = info.err();
+        let before = self.written.as_ref().and_then(|old| old.conditions.clone()).unwrap_or_default();
+        status.conditions = Some(conditions(&context.config, &host, engine.as_deref(), &before, now));
+        let same =
+            self.written.as_ref().is_some_and(|old| without_heartbeats(old) == without_heartbeats(&status));
+        if same && !overdue {
+            return Ok(false);
+        }
+        self.tell(&before, &status);
+        let patch = json!({ "status": status });
+        let api: Api<Node> = Api::all(context.client.clone());
+        api.patch_status(&context.config.node_name, &PatchParams::default(), &Patch::Strategic(&patch))
+            .await?;
+        self.written = Some(status);
+        Ok(true)
+    }
+
+    /// An event when the node becomes ready or stops being it.
+    fn tell(&self, before: &[NodeCondition], status: &NodeStatus) {
+        let ready = |conditions: &[NodeCondition]| api::conditions::is_true(conditions, "Ready");
+        let now = ready(status.conditions.as_deref().unwrap_or_default());
+        if now == ready(before) && !before.is_empty() {
+            return;
+        }
+        let name = &self.context.config.node_name;
+        let reason = if now { "NodeReady" } else { "NodeNotReady" };
+        let reference = ObjectReference {
+            kind: Some("Node".to_owned()),
+            api_version: Some("v1".to_owned()),
+            name: Some(name.clone()),
+            uid: Some(self.uid.clone()),
+            ..ObjectReference::default()
+        };
+        self.context.recorder.event(
+            &reference,
+            "Normal",
+            reason,
+            &format!("Node {name} status is now: {reason}"),
+        );
+    }
+
+    async fn renew(&self) -> kube::Result<()> {
+        let context = &self.context;
+        let name = &context.config.node_name;
+        let api: Api<Lease> = Api::namespaced(context.client.clone(), LEASE_NAMESPACE);
+        let now = MicroTime(Timestamp::now());
+        let patch = json!({"spec": {"renewTime": now, "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS}});
+        match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            other => return other.map(drop),
+        }
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(LEASE_NAMESPACE.to_owned()),
+                owner_references: Some(vec![owner(name, &self.uid)]),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(name.clone()),
+                lease_duration_seconds: Some(LEASE_SECONDS),
+                renew_time: Some(now),
+                ..LeaseSpec::default()
+            }),
+        };
+        api.create(&PostParams::default(), &lease).await.map(drop)
+    }
+}
+
+fn owner(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        ..OwnerReference::default()
+    }
+}
+
+fn without_heartbeats(status: &NodeStatus) -> NodeStatus {
+    let mut status = status.clone();
+    for condition in status.conditions.iter_mut().flatten() {
+        condition.last_heartbeat_time = None;
+    }
+    status
+}
+
+/// Tries until it succeeds; the caller's cancellation ends it.
+async fn retry<T, F>(what: &str, mut action: impl FnMut() -> F) -> T
+where
+    F: Future<Output = kube::Result<T>>,
+{
+    let mut wait = FIRST_RETRY;
+    loop {
+        match action().await {
+            Ok(done) => return done,
+            Err(error) => {
+                if wait >= LAST_RETRY {
+                    tracing::warn!(%error, "{what} failed; trying again");
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(LAST_RETRY);
+            }
+        }
+    }
+}
+
+/// Makes the Node object, or brings the labels of the one that is there up to date. Gives its uid.
+async fn register(context: &Context) -> kube::Result<String> {
+    let config = &context.config;
+    let api: Api<Node> = Api::all(context.client.clone());
+    let labels = node_labels(config);
+    if let Some(found) = api.get_opt(&config.node_name).await? {
+        let cidr = found.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()).unwrap_or_default();
+        let mut patch = json!({"metadata": {"labels": labels}});
+        if cidr.is_empty() {
+            patch["spec"] =
+                json!({"podCIDR": config.pod_cidr.to_string(), "podCIDRs": [config.pod_cidr.to_string()]});
+        } else if cidr != config.pod_cidr.to_string() {
+            tracing::warn!(registered = %cidr, used = %config.pod_cidr, "the node was registered with another pod CIDR");
+        }
+        let has = |key: &String, value: &String| {
+            found.metadata.labels.as_ref().and_then(|l| l.get(key)) == Some(value)
+        };
+        if cidr.is_empty() || !labels.iter().all(|(key, value)| has(key, value)) {
+            api.patch(&config.node_name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        }
+        return Ok(found.metadata.uid.unwrap_or_default());
+    }
+    let node = Node {
+        metadata: ObjectMeta {
+            name: Some(config.node_name.clone()),
+            labels: Some(labels),
+            annotations: Some(BTreeMap::from([(
+                "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+                "true".to_owned(),
+            )])),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            pod_cidr: Some(config.pod_cidr.to_string()),
+            pod_cidrs: Some(vec![config.pod_cidr.to_string()]),
+            provider_id: Some(format!("minik8s://{}/{}", config.cluster_id, config.node_name)),
+            ..NodeSpec::default()
+        }),
+        status: None,
+    };
+    let made = api.create(&PostParams::default(), &node).await?;
+    tracing::info!(node = %config.node_name, "registered the node");
+    Ok(made.metadata.uid.unwrap_or_default())
+}
+
+/// This node's endpoint of Service `kube-dns`: the service proxy then sends the node's queries to the node's own server.
+async fn publish_dns(context: &Context) -> kube::Result<()> {
+    let config = &context.config;
+    let name = format!("kube-dns-{}", config.node_name);
+    let port = |name: &str, protocol: &str| EndpointPort {
+        name: Some(name.to_owned()),
+        port: Some(crate::config::DNS_PORT.into()),
+        protocol: Some(protocol.to_owned()),
+        app_protocol: None,
+    };
+    let slice = EndpointSlice {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(DNS_NAMESPACE.to_owned()),
+            labels: Some(BTreeMap::from([
+                ("kubernetes.io/service-name".to_owned(), "kube-dns".to_owned()),
+                ("endpointslice.kubernetes.io/managed-by".to_owned(), "kubelet.minik8s.io".to_owned()),
+            ])),
+            ..ObjectMeta::default()
+        },
+        address_type: "IPv4".to_owned(),
+        endpoints: Some(vec![Endpoint {
+            addresses: vec![config.pod_cidr.gateway().to_string()],
+            conditions: Some(EndpointConditions {
+                ready: Some(true),
+                serving: Some(true),
+                terminating: Some(false),
+            }),
+            node_name: Some(config.node_name.clone()),
+            ..Endpoint::default()
+        }]),
+        ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
+    };
+    let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), DNS_NAMESPACE);
+    match api.get_opt(&name).await? {
+        None => api.create(&PostParams::default(), &slice).await.map(drop),
+        Some(found) if found.endpoints == slice.endpoints && found.ports == slice.ports => Ok(()),
+        Some(_) => {
+            let patch = json!({"endpoints": slice.endpoints, "ports": slice.ports, "metadata": {"labels": slice.metadata.labels}});
+            api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop)
+        }
+    }
+}
