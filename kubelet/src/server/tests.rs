@@ -173,6 +173,7 @@ impl Kubelet {
             id: format!("id-{name}"),
             pod: PodRef { namespace: "default".into(), name: "web".into(), uid: "u1".into() },
             name: name.into(),
+            sandbox_id: String::new(),
             state,
             created: time,
             attempt: 0,
