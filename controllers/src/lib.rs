@@ -10,8 +10,12 @@ pub mod endpoints;
 mod endpoints_of;
 pub mod error;
 pub mod garbage;
+pub mod namespace;
+pub mod node_lifecycle;
+pub mod pod_gc;
 pub mod run;
 pub mod scheduler;
+pub mod service_account;
 pub mod stateful_set;
 pub mod volumes;
 
@@ -68,6 +72,10 @@ type Start = fn(Arc<Ctx>) -> BoxFuture<'static, ()>;
 const TABLE: &[(Group, Start)] = &[
     (Group::Scheduler, |ctx| Box::pin(scheduler::Scheduler::new(ctx).run())),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), stateful_set::StatefulSets::new(ctx)))),
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), service_account::NamespaceDefaults::new(ctx)))),
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), namespace::Namespaces::new(ctx)))),
+    (Group::Controllers, |ctx| Box::pin(node_lifecycle::run(ctx))),
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), pod_gc::PodGc::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), endpoint_slice::EndpointSlices::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), endpoints::EndpointsController::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), volumes::Claims::new(ctx)))),

@@ -12,6 +12,8 @@ pub mod status;
 
 mod effects;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod plan_tests;
 
 use crate::{
