@@ -235,7 +235,7 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let service = TowerToHyperService::new(WithPeer { router, peer });
+    let service = TowerToHyperService::new(WithPeer { router, peer: Arc::new(peer) });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
@@ -285,7 +285,8 @@ async fn refuse_plain_http(stream: &mut TcpStream) -> io::Result<()> {
 #[derive(Clone)]
 pub(crate) struct WithPeer {
     pub(crate) router: Router,
-    pub(crate) peer: Peer,
+    /// Shared: the service is cloned for every request.
+    pub(crate) peer: Arc<Peer>,
 }
 
 impl<B> tower::Service<http::Request<B>> for WithPeer
@@ -302,7 +303,7 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        request.extensions_mut().insert(self.peer.clone());
+        request.extensions_mut().insert(Peer::clone(&self.peer));
         self.router.call(request)
     }
 }

@@ -82,7 +82,10 @@ impl Server {
     /// A client in this process that acts as `user`, with no socket. Cannot upgrade connections (exec, port-forward).
     /// Must be called within a runtime.
     pub fn client(&self, user: User) -> kube::Client {
-        kube::Client::new(WithPeer { router: self.router.clone(), peer: Peer::Internal(user) }, "default")
+        kube::Client::new(
+            WithPeer { router: self.router.clone(), peer: Arc::new(Peer::Internal(user)) },
+            "default",
+        )
     }
 
     /// A named condition of `/readyz`; the same name is the same latch.

@@ -25,7 +25,7 @@ struct Virtual {
     namespaced: bool,
 }
 
-const VIRTUAL: [Virtual; 7] = {
+const VIRTUAL: [Virtual; 8] = {
     const fn asked(
         group: &'static str,
         plural: &'static str,
@@ -39,6 +39,11 @@ const VIRTUAL: [Virtual; 7] = {
     [
         asked("", "bindings", "Binding", true),
         asked(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview", false),
+        // What `kubectl auth whoami` of 1.27 asks.
+        Virtual {
+            version: "v1beta1",
+            ..asked(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview", false)
+        },
         asked(AUTHENTICATION, "tokenreviews", "TokenReview", false),
         asked(AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview", true),
         asked(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview", false),

@@ -114,7 +114,7 @@ impl Forwarder {
         let failed = |why: String| unreachable_service(&format!("dial tcp {address}: {why}"));
         match timeout(DIAL_DEADLINE, dial).await {
             Ok(Ok(stream)) => Ok(Connection { stream, permit }),
-            Ok(Err(error)) => Err(failed(error.to_string())),
+            Ok(Err(error)) => Err(failed(connect_error(&error))),
             Err(_) => Err(failed("i/o timeout".to_owned())),
         }
     }
@@ -189,6 +189,16 @@ impl Forwarder {
 /// What Kubernetes says when a proxied server cannot be reached.
 fn unreachable_service(why: &str) -> ApiError {
     ApiError::Unavailable(format!("error trying to reach service: {why}"))
+}
+
+/// In the words clients know from Kubernetes, where there are any.
+fn connect_error(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 pub(super) fn cannot_upgrade() -> ApiError {

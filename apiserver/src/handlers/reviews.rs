@@ -34,9 +34,16 @@ pub async fn create(app: &App, mut incoming: Incoming) -> Result<Response> {
     }
     let bytes = incoming.body(app.limits.body_bytes).await?;
     let info = &incoming.info;
-    let object = body::parse(incoming.content_type(), &bytes, &info.resource)?.value;
+    let mut object = body::parse(incoming.content_type(), &bytes, &info.resource)?.value;
+    // The same question in an older version's name is spelt the same.
+    let asked = format!("{}/{}", info.group, info.version);
+    if object.get("apiVersion").and_then(Value::as_str) == Some(asked.as_str()) {
+        object["apiVersion"] = format!("{}/v1", info.group).into();
+    }
     let (lookup, user) = (&app.registry, &incoming.user);
-    let answer = review(&app.authenticator, lookup, user, &info.resource, &info.namespace, object).await?;
+    let mut answer =
+        review(&app.authenticator, lookup, user, &info.resource, &info.namespace, object).await?;
+    answer["apiVersion"] = asked.into();
     Ok(respond::json(accepted, StatusCode::CREATED, answer.to_string().into()))
 }
 
