@@ -160,8 +160,7 @@ impl ApiError {
                 details = json!({"causes": causes, "retryAfterSeconds": 1});
             }
             Self::ApplyConflict { causes, .. } => {
-                let cause =
-                    |(message, field)| json!({"reason": "FieldManagerConflict", "message": message, "field": field});
+                let cause = |(message, field)| json!({"reason": "FieldManagerConflict", "message": message, "field": field});
                 details = json!({"causes": causes.iter().map(|(m, f)| cause((m, f))).collect::<Vec<_>>()});
             }
             Self::TooManyRequests { retry_after, .. } => details = json!({"retryAfterSeconds": retry_after}),

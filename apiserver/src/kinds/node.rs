@@ -43,6 +43,14 @@ impl Kind for Nodes {
         {
             status.allocatable = status.capacity.clone();
         }
+        // The single and the plural spelling say the same.
+        if let Some(spec) = &mut object.spec {
+            match (&spec.pod_cidr, spec.pod_cidrs.as_deref().unwrap_or_default()) {
+                (Some(cidr), []) => spec.pod_cidrs = Some(vec![cidr.clone()]),
+                (None, [first, ..]) => spec.pod_cidr = Some(first.clone()),
+                _ => {}
+            }
+        }
     }
 
     fn prepare_update(new: &mut Node, old: &Node) {

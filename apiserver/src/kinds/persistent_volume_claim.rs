@@ -1,7 +1,7 @@
 //! PersistentVolumeClaim: a wish for storage.
 
 use super::shared::diff::diff;
-use super::shared::pod_spec::validate_quantities;
+use super::shared::pod_spec::{fractional, validate_quantities};
 use super::shared::{cells, label_selector, object_meta};
 use super::{Column, Kind, Subresource};
 use api::field::{Errors, Path};
@@ -119,6 +119,10 @@ impl Kind for PersistentVolumeClaims {
         errors
     }
 
+    fn warnings(object: &PersistentVolumeClaim) -> Vec<String> {
+        object.spec.as_ref().map(|s| warnings(s, &Path::new("spec"))).unwrap_or_default()
+    }
+
     fn row(object: &PersistentVolumeClaim, now: Timestamp) -> Vec<Value> {
         let none = Default::default();
         let spec = object.spec.as_ref().unwrap_or(&none);
@@ -151,6 +155,13 @@ impl Kind for PersistentVolumeClaims {
 
 fn annotated_class(claim: &PersistentVolumeClaim) -> Option<&String> {
     claim.metadata.annotations.as_ref()?.get("volume.beta.kubernetes.io/storage-class")
+}
+
+pub(super) fn warnings(spec: &PersistentVolumeClaimSpec, path: &Path) -> Vec<String> {
+    let mut texts = Vec::new();
+    let requests = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
+    fractional(requests, &["storage"], &path.child("resources").child("requests"), &mut texts);
+    texts
 }
 
 /// Also for templates of claims.

@@ -4,7 +4,7 @@ use super::shared::pod_spec::{self, Holder};
 use super::{Column, Deletion, Kind, Subresource};
 use api::field::{Errors, Path};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
 use serde_json::Value;
 
 mod row;
@@ -72,6 +72,9 @@ impl Kind for Pods {
         {
             status.qos_class = Some(api::pod::qos_class(spec).to_owned());
         }
+        if let Some(status) = &mut object.status {
+            same_addresses(status);
+        }
     }
 
     fn prepare_create(object: &mut Pod) {
@@ -120,6 +123,23 @@ impl Kind for Pods {
         update::validate_status(new, old)
     }
 
+    fn warnings(object: &Pod) -> Vec<String> {
+        let mut texts = Vec::new();
+        let name = object.metadata.name.as_deref().unwrap_or("");
+        let faults = api::names::dns_label(name);
+        if !name.is_empty() && !faults.is_empty() {
+            texts.push(format!(
+                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
+                 recommended: [{}]",
+                faults.join(" ")
+            ));
+        }
+        if let Some(spec) = &object.spec {
+            texts.extend(pod_spec::warnings(spec, &Path::new("spec")));
+        }
+        texts
+    }
+
     fn generation_changed(new: &Pod, old: &Pod) -> Option<bool> {
         Some(new.spec != old.spec)
     }
@@ -157,6 +177,20 @@ impl Kind for Pods {
             seconds if seconds < 0 => Deletion::Graceful { seconds: 1 },
             seconds => Deletion::Graceful { seconds },
         }
+    }
+}
+
+/// The single and the plural spelling of addresses say the same.
+fn same_addresses(status: &mut PodStatus) {
+    match (&status.pod_ip, status.pod_ips.as_deref().unwrap_or_default()) {
+        (Some(ip), []) => status.pod_ips = Some(vec![PodIP { ip: ip.clone() }]),
+        (None, [first, ..]) => status.pod_ip = Some(first.ip.clone()),
+        _ => {}
+    }
+    match (&status.host_ip, status.host_ips.as_deref().unwrap_or_default()) {
+        (Some(ip), []) => status.host_ips = Some(vec![HostIP { ip: ip.clone() }]),
+        (None, [first, ..]) => status.host_ip = Some(first.ip.clone()),
+        _ => {}
     }
 }
 

@@ -60,16 +60,14 @@ impl Kind for Secrets {
             }
             "kubernetes.io/dockercfg" => docker_config(object, ".dockercfg", &mut errors),
             "kubernetes.io/dockerconfigjson" => docker_config(object, ".dockerconfigjson", &mut errors),
-            "kubernetes.io/basic-auth" => {
-                if !data.contains_key("username") && !data.contains_key("password") {
-                    require("username");
-                    require("password");
-                }
+            "kubernetes.io/basic-auth"
+                if !data.contains_key("username") && !data.contains_key("password") =>
+            {
+                require("username");
+                require("password");
             }
-            "kubernetes.io/ssh-auth" => {
-                if data.get("ssh-privatekey").is_none_or(|v| v.0.is_empty()) {
-                    errors.required(&path.key("ssh-privatekey"), "");
-                }
+            "kubernetes.io/ssh-auth" if data.get("ssh-privatekey").is_none_or(|v| v.0.is_empty()) => {
+                errors.required(&path.key("ssh-privatekey"), "");
             }
             "kubernetes.io/tls" => {
                 require("tls.crt");

@@ -40,7 +40,8 @@ impl Kind for Services {
     const SELECTABLE: &'static [&'static str] = &["spec.clusterIP", "spec.type"];
 
     fn check_name(name: &str) -> Vec<String> {
-        names::dns1035_label(name)
+        // Relaxed from DNS-1035 in Kubernetes 1.36: a digit may come first.
+        names::dns_label(name)
     }
 
     fn default(object: &mut Service) {
@@ -105,6 +106,32 @@ impl Kind for Services {
         let mut errors = validate::validate_change(new, old);
         errors.extend(validate::validate(new));
         errors
+    }
+
+    fn warnings(object: &Service) -> Vec<String> {
+        let none = Default::default();
+        let spec = object.spec.as_ref().unwrap_or(&none);
+        let external_ips = spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+        let external_name = spec.type_.as_deref() == Some("ExternalName");
+        let headless = spec.cluster_ip.as_deref() == Some("None");
+        let mut texts = Vec::new();
+        for (said, text) in [
+            (headless && external_ips, "spec.externalIPs is ignored for headless services"),
+            (
+                headless && spec.session_affinity.as_deref() != Some("None"),
+                "spec.SessionAffinity is ignored for headless services",
+            ),
+            (external_name && external_ips, "spec.externalIPs is ignored when spec.type is \"ExternalName\""),
+            (
+                !external_name && spec.external_name.is_some(),
+                "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+            ),
+        ] {
+            if said {
+                texts.push(text.to_owned());
+            }
+        }
+        texts
     }
 
     fn row(object: &Service, now: Timestamp) -> Vec<Value> {
@@ -217,6 +244,23 @@ mod tests {
         assert_eq!(
             serde_json::to_value(&service).unwrap()["spec"],
             json!({"type": "ExternalName", "externalName": "a.b", "sessionAffinity": "None"})
+        );
+    }
+
+    #[test]
+    fn warnings() {
+        let warn = |spec: Value| {
+            let mut service = object::<Service>(json!({"spec": spec}));
+            Services::default(&mut service);
+            Services::warnings(&service)
+        };
+        assert!(warn(json!({"clusterIP": "None"})).is_empty());
+        assert_eq!(
+            warn(json!({"clusterIP": "None", "sessionAffinity": "ClientIP", "externalName": "a"})),
+            [
+                "spec.SessionAffinity is ignored for headless services",
+                "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+            ]
         );
     }
 

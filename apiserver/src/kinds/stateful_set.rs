@@ -3,11 +3,10 @@
 use super::shared::cells;
 use super::shared::pod_spec;
 use super::{Column, Kind, Subresource, persistent_volume_claim};
-use api::field::Errors;
+use api::field::{Errors, Path};
 use api::names;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetStatus};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use serde_json::Value;
 
 mod validate;
@@ -46,11 +45,9 @@ impl Kind for StatefulSets {
             strategy.rolling_update.get_or_insert_default();
         }
         if strategy.type_.as_deref() == Some("RollingUpdate")
-            && let Some(RollingUpdateStatefulSetStrategy { partition, max_unavailable }) =
-                &mut strategy.rolling_update
+            && let Some(rolling) = &mut strategy.rolling_update
         {
-            partition.get_or_insert(0);
-            max_unavailable.get_or_insert(IntOrString::Int(1));
+            rolling.partition.get_or_insert(0);
         }
         let retention = spec.persistent_volume_claim_retention_policy.get_or_insert_default();
         retention.when_deleted.get_or_insert_with(|| "Retain".to_owned());
@@ -84,6 +81,20 @@ impl Kind for StatefulSets {
 
     fn validate_status_update(new: &StatefulSet, old: &StatefulSet) -> Errors {
         validate::validate_status(new, old)
+    }
+
+    fn warnings(object: &StatefulSet) -> Vec<String> {
+        let Some(spec) = &object.spec else { return Vec::new() };
+        let path = Path::new("spec");
+        let template = spec.template.spec.as_ref();
+        let mut texts = template
+            .map(|s| pod_spec::warnings(s, &path.child("template").child("spec")))
+            .unwrap_or_default();
+        for (i, claim) in spec.volume_claim_templates.iter().flatten().enumerate() {
+            let path = path.child("volumeClaimTemplates").index(i).child("spec");
+            texts.extend(claim.spec.iter().flat_map(|s| persistent_volume_claim::warnings(s, &path)));
+        }
+        texts
     }
 
     fn generation_changed(new: &StatefulSet, old: &StatefulSet) -> Option<bool> {
@@ -139,7 +150,7 @@ mod tests {
         assert_eq!(spec["podManagementPolicy"], "OrderedReady");
         assert_eq!(
             spec["updateStrategy"],
-            json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}})
+            json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}})
         );
         assert_eq!(
             spec["persistentVolumeClaimRetentionPolicy"],

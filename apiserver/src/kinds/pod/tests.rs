@@ -123,6 +123,36 @@ fn ended_containers_stay_ended() {
 }
 
 #[test]
+fn addresses_and_warnings() {
+    let mut running = pod(base());
+    running.status = object(json!({"podIP": "10.0.0.1", "hostIPs": [{"ip": "10.0.0.2"}]}));
+    Pods::default(&mut running);
+    let status = serde_json::to_value(&running.status).unwrap();
+    assert_eq!((&status["podIPs"], &status["hostIP"]), (&json!([{"ip": "10.0.0.1"}]), &json!("10.0.0.2")));
+
+    let mut odd = pod(json!({
+        "nodeSelector": {"beta.kubernetes.io/os": "linux"}, "terminationGracePeriodSeconds": -1,
+        "containers": [{"name": "c", "image": "i", "resources": {"limits": {"memory": "100m"}},
+            "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "$(A)2"}, {"name": "A", "value": "3"}],
+            "ports": [{"containerPort": 80}, {"name": "b", "containerPort": 80}]}]}));
+    odd.metadata.name = Some("a.b".to_owned());
+    assert_eq!(
+        Pods::warnings(&odd),
+        [
+            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
+             recommended: [must not contain dots]",
+            "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+            "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer",
+            "spec.containers[0].resources.requests[memory]: fractional byte value \"100m\" is invalid, must be an integer",
+            "spec.containers[0].env[2]: hides previous definition of \"A\", which may be dropped when using apply",
+            "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
+            "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
+        ]
+    );
+    assert!(Pods::warnings(&pod(base())).is_empty());
+}
+
+#[test]
 fn grace() {
     let scheduled = |seconds: i64, phase: &str| {
         let mut pod =

@@ -9,8 +9,18 @@ const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].imag
                          `spec.tolerations` (only additions to existing tolerations),\
                          `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
+/// Set on pods that a kubelet runs from a file; only the kubelet's own writes may carry it.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 pub(super) fn validate(new: &Pod, old: &Pod) -> Errors {
     let mut errors = Errors::default();
+    let mirror = |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|a| a.get(MIRROR)).cloned();
+    let annotation = Path::new("metadata.annotations").key(MIRROR);
+    match (mirror(new), mirror(old)) {
+        (now, before) if now == before => {}
+        (_, None) => errors.forbidden(&annotation, "may not add mirror pod annotation"),
+        (_, Some(_)) => errors.forbidden(&annotation, "may not remove or update mirror pod annotation"),
+    }
     let none = (PodSpec::default(), PodSpec::default());
     let (new, old) = (new.spec.as_ref().unwrap_or(&none.0), old.spec.as_ref().unwrap_or(&none.1));
     if new == old {

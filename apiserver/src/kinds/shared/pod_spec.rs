@@ -13,11 +13,13 @@ mod resources;
 mod scheduling;
 mod security;
 mod volumes;
+mod warnings;
 
 pub(in crate::kinds) use defaults::{default_pod, default_spec};
 pub(in crate::kinds) use resources::validate_quantities;
 pub(in crate::kinds) use scheduling::validate_tolerations;
 pub(in crate::kinds) use volumes::validate_host_path;
+pub(in crate::kinds) use warnings::{fractional, warnings};
 
 /// Limits of the resolver (glibc's, with room), as Kubernetes sets them.
 const NAMESERVERS_MAX: usize = 3;

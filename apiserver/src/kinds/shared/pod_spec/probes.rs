@@ -98,10 +98,8 @@ fn validate_handler(handler: &Handler<'_>, grace: Option<i64>, path: &Path, erro
     };
     let path = path.child(first);
     match (first, handler.exec, handler.http, handler.tcp, handler.grpc, handler.sleep) {
-        ("exec", Some(exec), ..) => {
-            if exec.command.as_ref().is_none_or(|c| c.is_empty()) {
-                errors.required(&path.child("command"), "");
-            }
+        ("exec", Some(exec), ..) if exec.command.as_ref().is_none_or(|c| c.is_empty()) => {
+            errors.required(&path.child("command"), "");
         }
         ("httpGet", _, Some(http), ..) => {
             if http.path.as_deref().unwrap_or("").is_empty() {
@@ -119,7 +117,7 @@ fn validate_handler(handler: &Handler<'_>, grace: Option<i64>, path: &Path, erro
         }
         ("tcpSocket", _, _, Some(tcp), ..) => port(&tcp.port, &path.child("port"), errors),
         ("grpc", _, _, _, Some(grpc), _) => port(&IntOrString::Int(grpc.port), &path.child("port"), errors),
-        (_, .., Some(sleep)) => {
+        ("sleep", .., Some(sleep)) => {
             let grace = grace.unwrap_or(i64::MAX);
             if !(0..=grace).contains(&sleep.seconds) {
                 let detail =
