@@ -8,6 +8,7 @@ pub mod allocate;
 pub mod apply;
 pub mod create;
 pub mod delete;
+pub mod facts;
 pub mod list;
 pub mod managed_fields;
 pub mod patch;
@@ -44,6 +45,7 @@ struct Inner {
     allocator: Allocator,
     /// Stands where the revision will be while an object is serialised. Random, so that no client's text equals it.
     marker: String,
+    facts: Arc<facts::FactsCache>,
 }
 
 /// One request for one kind: who asks, for what.
@@ -192,7 +194,7 @@ impl Registry {
         allocator: Allocator,
     ) -> Self {
         let marker = uuid::Uuid::new_v4().simple().to_string();
-        Self(Arc::new(Inner { store, kinds, chain, allocator, marker }))
+        Self(Arc::new(Inner { store, kinds, chain, allocator, marker, facts: Arc::default() }))
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {

@@ -1,6 +1,6 @@
 //! List: consistent pages of stored bytes, at one revision, in name order.
 
-use super::{Registry, Selection, prefix, storage_error};
+use super::{Registry, Selection, facts::Facts, prefix, storage_error};
 use crate::{
     error::{ApiError, Result},
     kinds::AnyKind,
@@ -129,7 +129,11 @@ impl Registry {
             if selection.is_everything() {
                 items.extend(list.items);
             } else {
-                items.extend(list.items.into_iter().filter(|kv| selection.matches(kind, &kv.key, &kv.value)));
+                items.extend(
+                    list.items
+                        .into_iter()
+                        .filter(|kv| selection.matches(kind, &kv.key, &Facts::of(&kv.value))),
+                );
             }
             let full = options.limit.is_some_and(|limit| items.len() >= limit);
             if !more || full {
@@ -168,7 +172,8 @@ impl Registry {
         };
         let found = self.0.store.get(&key).await.map_err(storage_error)?;
         let revision = found.as_ref().map_or(revision, |kv| revision.max(kv.modified));
-        let items = found.into_iter().filter(|kv| selection.matches(kind, &kv.key, &kv.value)).collect();
+        let items =
+            found.into_iter().filter(|kv| selection.matches(kind, &kv.key, &Facts::of(&kv.value))).collect();
         Ok(Page { items, revision, next: None, remaining: None })
     }
 
@@ -179,7 +184,11 @@ impl Registry {
             .list(&prefix(kind, "")?, storage::ListOptions::default())
             .await
             .map_err(storage_error)?;
-        let items = list.items.into_iter().filter(|kv| selection.matches(kind, &kv.key, &kv.value)).collect();
+        let items = list
+            .items
+            .into_iter()
+            .filter(|kv| selection.matches(kind, &kv.key, &Facts::of(&kv.value)))
+            .collect();
         Ok(Page { items, revision: list.revision, next: None, remaining: None })
     }
 }

@@ -3,14 +3,13 @@
 //! Works on stored bytes: labels are read by a light parse of the metadata, names from the key; only a field selector
 //! on other fields decodes the object.
 
+use super::facts::Facts;
 use crate::{
     error::{ApiError, Result},
     kinds::AnyKind,
     request::options::ListOptions,
 };
 use api::selector::{FieldSelector, Selector};
-use serde::Deserialize;
-use std::{borrow::Cow, collections::BTreeMap};
 use storage::Key;
 
 #[derive(Debug, Clone, Default)]
@@ -62,31 +61,26 @@ impl Selection {
         self.fields.exact("metadata.namespace")
     }
 
-    /// Whether the object stored as `bytes` under `key` is meant. One that cannot be read matches nothing.
-    pub fn matches(&self, kind: &dyn AnyKind, key: &Key, bytes: &[u8]) -> bool {
+    /// Whether the object with these facts, stored under `key`, is meant. One that cannot be read matches nothing.
+    pub fn matches(&self, kind: &dyn AnyKind, key: &Key, facts: &Facts) -> bool {
         if !self.fields.is_everything() {
             let (namespace, name) = names(kind, key);
-            let selectable = if self.needs_object {
-                let Ok(object) = kind.decode_stored(bytes) else { return false };
-                kind.selectable_fields(object.as_ref())
+            let fields = if self.needs_object {
+                let Some(fields) = facts.fields(kind) else { return false };
+                fields
             } else {
-                Vec::new()
+                &[]
             };
             let matches = self.fields.matches(|field| match field {
                 "metadata.name" => Some(name),
                 "metadata.namespace" => Some(namespace),
-                _ => selectable.iter().find(|(f, _)| *f == field).map(|(_, value)| value.as_str()),
+                _ => fields.iter().find(|(f, _)| *f == field).map(|(_, value)| value.as_str()),
             });
             if !matches {
                 return false;
             }
         }
-        if self.labels.is_everything() {
-            return true;
-        }
-        let Ok(light) = serde_json::from_slice::<Light<'_>>(bytes) else { return false };
-        let labels = light.metadata.labels.unwrap_or_default();
-        self.labels.matches_with(|label| labels.get(label).map(|v| v.0.as_ref()))
+        self.labels.is_everything() || facts.labels().is_some_and(|labels| self.labels.matches(labels))
     }
 }
 
@@ -96,26 +90,4 @@ pub(crate) fn names<'k>(kind: &dyn AnyKind, key: &'k Key) -> (&'k str, &'k str) 
     let name = parts.next().unwrap_or_default();
     let namespace = if kind.resource().namespaced { parts.next().unwrap_or_default() } else { "" };
     (namespace, name)
-}
-
-#[derive(Deserialize)]
-struct Light<'a> {
-    #[serde(borrow, default)]
-    metadata: LightMeta<'a>,
-}
-
-#[derive(Deserialize, Default)]
-struct LightMeta<'a> {
-    #[serde(borrow, default)]
-    labels: Option<BTreeMap<Text<'a>, Text<'a>>>,
-}
-
-/// Borrowed where the JSON has no escapes. (A `Cow` alone would always be owned inside a map.)
-#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl std::borrow::Borrow<str> for Text<'_> {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
 }
