@@ -73,7 +73,7 @@ fn outline(object: &Value) -> String {
             "metadata" => {
                 let mut rest = value.clone();
                 if let Some(map) = rest.as_object_mut() {
-                    for said in ["name", "namespace", "labels", "annotations"] {
+                    for said in ["name", "namespace", "labels", "annotations"].into_iter().chain(HIDDEN) {
                         map.remove(said);
                     }
                 }
