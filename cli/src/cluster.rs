@@ -1,4 +1,302 @@
-//! Being composed.
-pub async fn run(_: crate::config::Settings, _: std::time::Instant) -> Result<(), crate::Exit> {
-    Err(crate::Exit::failed("being composed"))
+//! Builds every component of `minik8s server`, starts them in order, and stops them in order.
+//!
+//! Start: directory, certificates, store and Engine side by side; then the API server; then everything that speaks to
+//! it. Stop: kubelet, controllers, DNS, API server, store: whoever writes goes before what it writes to.
+
+use crate::{
+    Exit, certs,
+    config::{Component, Datastore, Settings},
+    data_dir::DataDir,
+    shutdown,
+};
+use apiserver::User;
+use async_trait::async_trait;
+use client::Informers;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+use storage::Store;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long all components together may take to stop before they are cut.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// Readiness that takes longer than this is told as a failure, with the latches that are closed.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// How often readiness is looked at while starting: well below what a person or the budget (150 ms) notices.
+const READY_POLL: Duration = Duration::from_millis(1);
+/// Certificates are looked at this often; they are made anew when half of their life is over.
+const RENEWAL: Duration = Duration::from_secs(24 * 3600);
+/// In-process connections to a kubelet buffer this much each way.
+const DUPLEX_BUFFER: usize = 64 << 10;
+/// The local node's index: 0 names the bridge, and its pods get the second /24 of the cluster's range.
+const LOCAL_NODE: u8 = 0;
+/// Kubernetes' default range.
+const NODE_PORTS: (u16, u16) = (30000, 32767);
+/// How long the Docker Engine may take to answer at start.
+const DOCKER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Runs a server until a signal stops it.
+pub async fn run(settings: Settings, started: Instant) -> Result<(), Exit> {
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let signals = shutdown::listen(stop.clone())
+        .map_err(|e| Exit::failed(format!("cannot listen for signals: {e}")))?;
+    let signals = tasks.spawn(signals);
+    let cluster = Cluster::start(settings, stop.clone()).await?;
+    let outcome = cluster.serve(started).await;
+    signals.abort();
+    outcome
+}
+
+/// Everything that runs, and what each part is stopped by.
+struct Cluster {
+    settings: Settings,
+    data: DataDir,
+    stop: CancellationToken,
+    store: Arc<dyn Store>,
+    api: apiserver::Server,
+    names: certs::Names,
+    informers: Informers,
+    informers_stop: CancellationToken,
+    controllers: Option<controllers::Server>,
+}
+
+impl Cluster {
+    async fn start(settings: Settings, stop: CancellationToken) -> Result<Self, Exit> {
+        let data = DataDir::open(&settings.data_dir)?;
+        let pod_cidr = settings
+            .cluster_cidr
+            .node(u32::from(LOCAL_NODE) + 1)
+            .ok_or_else(|| Exit::usage("--cluster-cidr holds no range for the local node"))?;
+        let gateway = pod_cidr.nth(1);
+        let machine = machine_address();
+        let names = certificate_names(&settings, gateway, machine);
+        let (certificates, store) = tokio::join!(
+            blocking({
+                let (pki, names) = (data.pki(), names.clone());
+                move || certs::load_or_make(&pki, &names)
+            }),
+            blocking({
+                let (datastore, path) = (settings.datastore, data.store());
+                move || open_store(datastore, &path)
+            }),
+        );
+        let (certificates, store) = (certificates?, store?);
+
+        let bind: Vec<IpAddr> = if settings.bind_address.is_empty() {
+            vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(gateway)]
+        } else {
+            settings.bind_address.clone()
+        };
+        let kubelets = Arc::new(LocalNodes::default());
+        let config = apiserver::Config {
+            bind: bind.iter().map(|ip| SocketAddr::new(*ip, settings.port)).collect(),
+            advertise: IpAddr::V4(gateway),
+            serving_cert: certificates.serving_cert.clone(),
+            serving_key: certificates.serving_key.clone(),
+            client_ca: certificates.ca.clone(),
+            service_account_key: certificates.service_account_key.clone(),
+            service_cidr: settings.service_cidr.to_string(),
+            cluster_domain: settings.cluster_domain.clone(),
+            node_ports: NODE_PORTS,
+            toleration_seconds: 300,
+        };
+        let api = apiserver::Server::bind(config, Arc::clone(&store), kubelets.clone())
+            .await
+            .map_err(|e| Exit::usage(format!("cannot serve the API: {e}")))?;
+        let port = api.addresses().first().map_or(settings.port, SocketAddr::port);
+        let url = format!("https://{}", SocketAddr::new(reachable(&bind), port));
+        certs::write_private(&settings.kubeconfig, &certs::kubeconfig(&url, &certificates))?;
+
+        let informers_stop = CancellationToken::new();
+        let informers =
+            Informers::new(api.client(User::component("system:minik8s-informers")), informers_stop.clone());
+        let controllers = (!settings.disabled(Component::Controllers)).then(|| {
+            let config = controllers::Config {
+                volumes_dir: data.volumes(),
+                root_ca: certificates.ca.clone(),
+                cluster_cidr: settings.cluster_cidr.to_string(),
+                host: settings.node_name.clone(),
+                scheduler: !settings.disabled(Component::Scheduler),
+                ..controllers::Config::default()
+            };
+            controllers::Server::bind(
+                config,
+                api.client(User::component("system:kube-controller-manager")),
+                informers.clone(),
+            )
+        });
+        Ok(Self { settings, data, stop, store, api, names, informers, informers_stop, controllers })
+    }
+
+    /// Runs until stopped, then stops everything in order.
+    async fn serve(self, started: Instant) -> Result<(), Exit> {
+        let (api_stop, node_stop) = (CancellationToken::new(), CancellationToken::new());
+        let (control_stop, dns_stop) = (CancellationToken::new(), CancellationToken::new());
+        let group = TaskTracker::new;
+        let (api_tasks, node_tasks, control_tasks, dns_tasks) = (group(), group(), group(), group());
+
+        let url = url_of(&self.api);
+        let (latches, tls) = (self.api.latches(), self.api.tls());
+        api_tasks.spawn(self.api.run(api_stop.clone()));
+        if let Some(controllers) = self.controllers {
+            control_tasks.spawn(controllers.run(control_stop.clone()));
+        }
+        let renewal = renew_certificates(tls, self.data.pki(), self.names.clone());
+        api_tasks.spawn(api_stop.clone().run_until_cancelled_owned(renewal));
+        let announcement = announce(latches, url, self.settings.kubeconfig.clone(), started);
+        api_tasks.spawn(self.stop.clone().run_until_cancelled_owned(announcement));
+
+        self.stop.cancelled().await;
+        let order = async {
+            for (what, token, tasks) in [
+                ("kubelet", &node_stop, &node_tasks),
+                ("controllers", &control_stop, &control_tasks),
+                ("dns", &dns_stop, &dns_tasks),
+            ] {
+                tracing::debug!(what, "stopping");
+                token.cancel();
+                tasks.close();
+                tasks.wait().await;
+            }
+            self.informers_stop.cancel();
+            self.informers.stopped().await;
+            api_stop.cancel();
+            api_tasks.close();
+            api_tasks.wait().await;
+        };
+        if tokio::time::timeout(STOP_DEADLINE, order).await.is_err() {
+            eprintln!("minik8s: some parts did not stop within {} s and were cut", STOP_DEADLINE.as_secs());
+        }
+        let closed = self.store.close().await.map_err(|e| Exit::failed(format!("closing the store: {e}")));
+        closed
+    }
+}
+
+/// Tells once that the server is ready, or which parts are not.
+async fn announce(latches: apiserver::Latches, url: String, kubeconfig: PathBuf, started: Instant) {
+    let wait = async {
+        while !latches.all_ready() {
+            tokio::time::sleep(READY_POLL).await;
+        }
+    };
+    if tokio::time::timeout(READY_DEADLINE, wait).await.is_err() {
+        let closed: Vec<String> =
+            latches.states().into_iter().filter(|(_, open)| !open).map(|(name, _)| name).collect();
+        eprintln!("minik8s: still not ready after {} s: {}", READY_DEADLINE.as_secs(), closed.join(", "));
+        return;
+    }
+    eprintln!(
+        "minik8s is ready in {:.0} ms: {url}\nexport KUBECONFIG={}",
+        started.elapsed().as_secs_f64() * 1000.0,
+        kubeconfig.display()
+    );
+}
+
+async fn renew_certificates(tls: apiserver::listen::Tls, pki: PathBuf, names: certs::Names) {
+    loop {
+        tokio::time::sleep(RENEWAL).await;
+        let (pki, names) = (pki.clone(), names.clone());
+        let renewed = blocking(move || certs::load_or_make(&pki, &names)).await;
+        let swapped = match renewed {
+            Ok(new) => tls.replace(&new.serving_cert, &new.serving_key, &new.ca).map_err(|e| e.to_string()),
+            Err(exit) => Err(exit.message),
+        };
+        if let Err(error) = swapped {
+            tracing::warn!(error, "certificates were not renewed; trying again tomorrow");
+        }
+    }
+}
+
+/// The kubelets of this process, by node name.
+#[derive(Default)]
+struct LocalNodes(OnceLock<(String, kubelet::Server)>);
+
+impl LocalNodes {
+    fn add(&self, name: &str, kubelet: kubelet::Server) {
+        let _ = self.0.set((name.to_owned(), kubelet));
+    }
+}
+
+#[async_trait]
+impl apiserver::NodeDialer for LocalNodes {
+    async fn dial(&self, node: &str) -> io::Result<Box<dyn apiserver::Stream>> {
+        match self.0.get() {
+            Some((name, kubelet)) if name == node => {
+                let (near, far) = tokio::io::duplex(DUPLEX_BUFFER);
+                kubelet.serve_connection(Box::new(far));
+                Ok(Box::new(near))
+            }
+            _ => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("no kubelet of node {node:?} is known here"),
+            )),
+        }
+    }
+}
+
+fn open_store(datastore: Datastore, path: &std::path::Path) -> Result<Arc<dyn Store>, Exit> {
+    Ok(match datastore {
+        Datastore::Sled => Arc::new(
+            storage::SledStore::open(path, Default::default())
+                .map_err(|e| Exit::usage(format!("cannot open the store in {}: {e}", path.display())))?,
+        ),
+        Datastore::Memory => Arc::new(
+            storage::MemoryStore::new(Default::default())
+                .map_err(|e| Exit::failed(format!("cannot start the memory store: {e}")))?,
+        ),
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Exit> + Send + 'static,
+) -> Result<T, Exit> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Exit::failed(format!("a start-up task failed: {e}")))?
+}
+
+fn certificate_names(settings: &Settings, gateway: Ipv4Addr, machine: Option<Ipv4Addr>) -> certs::Names {
+    let mut dns: Vec<String> = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    dns.push(format!("kubernetes.default.svc.{}", settings.cluster_domain));
+    dns.push(settings.node_name.clone());
+    let mut ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), gateway.into(), settings.service_cidr.nth(1).into()];
+    ips.extend(machine.map(IpAddr::V4));
+    ips.extend(settings.bind_address.iter().filter(|ip| !ip.is_unspecified()));
+    ips.sort();
+    ips.dedup();
+    certs::Names { dns, ips }
+}
+
+/// The address a client on this machine dials.
+fn reachable(bind: &[IpAddr]) -> IpAddr {
+    match bind.iter().find(|ip| ip.is_loopback()).or(bind.first()) {
+        Some(ip) if !ip.is_unspecified() => *ip,
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    }
+}
+
+fn url_of(api: &apiserver::Server) -> String {
+    let addresses = api.addresses();
+    let ips: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+    let port = addresses.first().map_or(0, SocketAddr::port);
+    format!("https://{}", SocketAddr::new(reachable(&ips), port))
+}
+
+/// The machine's own address: the one the default route would send from. No packet is sent.
+fn machine_address() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // TEST-NET-1 (RFC 5737): never a real host, routed by the default route.
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(ip) if !ip.is_loopback() && !ip.is_unspecified() => Some(ip),
+        _ => None,
+    }
 }

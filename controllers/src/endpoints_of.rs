@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// One pod as an endpoint of a service.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Member {
+pub(crate) struct Member {
     pub pod: Arc<Pod>,
     pub address: String,
     /// The name it has under the service's DNS name, where pod and service agree on one.
@@ -26,7 +26,7 @@ pub struct Member {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Port {
+pub(crate) struct Port {
     pub name: String,
     pub port: i32,
     pub protocol: String,
@@ -34,25 +34,29 @@ pub struct Port {
 }
 
 /// Whether a controller keeps endpoints for the service; without a selector a person does.
-pub fn is_managed(service: &Service) -> bool {
+pub(crate) fn is_managed(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|s| {
         s.selector.as_ref().is_some_and(|m| !m.is_empty()) && s.type_.as_deref() != Some("ExternalName")
     })
 }
 
-pub fn is_headless(service: &Service) -> bool {
+pub(crate) fn is_headless(service: &Service) -> bool {
     service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None")
 }
 
 /// Whether the service selects the pod.
-pub fn selects(service: &Service, pod: &Pod) -> bool {
+pub(crate) fn selects(service: &Service, pod: &Pod) -> bool {
     let Some(selector) = service.spec.as_ref().and_then(|s| s.selector.as_ref()) else { return false };
     let labels = pod.metadata.labels.as_ref();
     !selector.is_empty() && selector.iter().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
 }
 
 /// Adds to `queue` every service that changes, and the services whose endpoints a changed pod is or was.
-pub fn watch_services_and_pods(services: &Store<Service>, pods: &Store<Pod>, queue: &Queue<ObjectKey>) {
+pub(crate) fn watch_services_and_pods(
+    services: &Store<Service>,
+    pods: &Store<Pod>,
+    queue: &Queue<ObjectKey>,
+) {
     let added = queue.clone();
     services.on_change(move |change| added.add(ObjectKey::of(&change.object().metadata)));
     let (services, queue) = (services.clone(), queue.clone());
@@ -81,7 +85,7 @@ pub fn watch_services_and_pods(services: &Store<Service>, pods: &Store<Pod>, que
 }
 
 /// The members of a service, in the order of their names.
-pub fn members(service: &Service, pods: &[Arc<Pod>]) -> Vec<Member> {
+pub(crate) fn members(service: &Service, pods: &[Arc<Pod>]) -> Vec<Member> {
     let mut members: Vec<Member> =
         pods.iter().filter(|p| selects(service, p)).filter_map(|p| member(service, p)).collect();
     members.sort_by(|a, b| a.pod.metadata.name.cmp(&b.pod.metadata.name));
