@@ -4,6 +4,7 @@ pub mod body;
 pub mod info;
 pub mod negotiate;
 pub mod options;
+pub mod protobuf;
 
 pub use info::RequestInfo;
 pub use negotiate::Accepted;

@@ -3,6 +3,7 @@
 //! The tree, not the typed object, because patches and server-side apply work on trees and because a repeated
 //! key is lost once a tree exists. Texts are those of Kubernetes' serialisers: clients print and match them.
 
+use super::protobuf;
 use crate::error::{ApiError, Result};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -18,7 +19,7 @@ const MAX_YAML_NODES: usize = 1_000_000;
 const SUMMARY: usize = 30;
 /// What a client may send; the message of 415.
 const ACCEPTED: &str = "the body of the request was in an unknown format - accepted media types include: \
-                        application/json, application/yaml";
+                        application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// A body that could be read.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +77,12 @@ impl From<Malformed> for ApiError {
 /// 415 for a content type we do not read; 400 for a body that is not of its type. [`Malformed::must_be`]'s text is
 /// used when `kind` is known.
 pub fn parse(content_type: Option<&str>, body: &[u8], kind: &str) -> Result<Parsed> {
+    if media(content_type) == "application/vnd.kubernetes.protobuf" {
+        let value = protobuf::parse(body).map_err(|e| {
+            ApiError::BadRequest(format!("the object provided is unrecognized (must be of type {kind}): {e}"))
+        })?;
+        return Ok(Parsed { value, duplicates: Vec::new() });
+    }
     let syntax = syntax(content_type, body)?;
     read(syntax, body).map_err(|e| e.must_be(kind))
 }
@@ -108,13 +115,17 @@ pub fn cannot_be_handled(kind: &str, version: &str, expected: &str, why: &str) -
 }
 
 fn syntax(content_type: Option<&str>, body: &[u8]) -> Result<Syntax> {
-    let media = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    match media.to_ascii_lowercase().as_str() {
+    match media(content_type).as_str() {
         "" | "*/*" | "application/json" => Ok(Syntax::Json),
         "application/yaml" if looks_like_json(body) => Ok(Syntax::Json),
         "application/yaml" => Ok(Syntax::Yaml),
         _ => Err(ApiError::UnsupportedMediaType(ACCEPTED.to_owned())),
     }
+}
+
+/// The content type without its parameters.
+fn media(content_type: Option<&str>) -> String {
+    content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// JSON under a YAML label is read as JSON: faster, and exact about what JSON means.
@@ -333,7 +344,7 @@ mod tests {
 
     #[test]
     fn other_media_types_are_refused() {
-        for media in ["application/vnd.kubernetes.protobuf", "text/plain", "application/cbor"] {
+        for media in ["text/plain", "application/cbor"] {
             assert_eq!(fault(media, "{}").code(), 415);
         }
     }
