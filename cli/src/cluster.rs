@@ -5,7 +5,7 @@
 
 use crate::{
     Exit, certs,
-    config::{Component, Datastore, Settings},
+    config::{Cidr, Component, Datastore, Settings},
     data_dir::DataDir,
     shutdown,
 };
@@ -36,6 +36,8 @@ const DUPLEX_BUFFER: usize = 64 << 10;
 const LOCAL_NODE: u8 = 0;
 /// Kubernetes' default range.
 const NODE_PORTS: (u16, u16) = (30000, 32767);
+/// Docker 20.10's.
+const OLDEST_DOCKER_API: &str = "1.41";
 /// How long the Docker Engine may take to answer at start.
 const DOCKER_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -62,7 +64,11 @@ struct Cluster {
     names: certs::Names,
     informers: Informers,
     informers_stop: CancellationToken,
+    docker: Option<bollard::Docker>,
+    kubelet: Option<kubelet::Server>,
     controllers: Option<controllers::Server>,
+    dns: Option<dns::Server>,
+    proxy: Option<kubelet::proxy::Proxy>,
 }
 
 impl Cluster {
@@ -75,7 +81,7 @@ impl Cluster {
         let gateway = pod_cidr.nth(1);
         let machine = machine_address();
         let names = certificate_names(&settings, gateway, machine);
-        let (certificates, store) = tokio::join!(
+        let (certificates, store, docker) = tokio::join!(
             blocking({
                 let (pki, names) = (data.pki(), names.clone());
                 move || certs::load_or_make(&pki, &names)
@@ -84,8 +90,9 @@ impl Cluster {
                 let (datastore, path) = (settings.datastore, data.store());
                 move || open_store(datastore, &path)
             }),
+            connect_docker(&settings),
         );
-        let (certificates, store) = (certificates?, store?);
+        let (certificates, store, docker) = (certificates?, store?, docker?);
 
         let bind: Vec<IpAddr> = if settings.bind_address.is_empty() {
             vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(gateway)]
@@ -115,6 +122,34 @@ impl Cluster {
         let informers_stop = CancellationToken::new();
         let informers =
             Informers::new(api.client(User::component("system:minik8s-informers")), informers_stop.clone());
+        let (cidr, cluster_cidr, service_cidr) = (
+            kubelet_cidr(pod_cidr)?,
+            kubelet_cidr(settings.cluster_cidr)?,
+            kubelet_cidr(settings.service_cidr)?,
+        );
+        let mut bridge = String::new();
+        let kubelet = docker.clone().map(|docker| {
+            let mut config = kubelet::Config::new(
+                &settings.node_name,
+                LOCAL_NODE,
+                data.cluster_id(),
+                settings.data_dir.clone(),
+                cidr,
+            );
+            config.cluster_dns = settings.service_cidr.nth(10);
+            config.cluster_domain = settings.cluster_domain.clone();
+            config.api_service = (settings.service_cidr.nth(1), 443);
+            config.node_ip = machine;
+            config.max_pods = settings.max_pods;
+            config.publish_dns = !settings.disabled(Component::Dns);
+            bridge.clone_from(&config.bridge_name);
+            let client = api.client(User::component(&format!("system:node:{}", settings.node_name)));
+            let runtime = Arc::new(kubelet::Docker::new(docker, &config));
+            kubelet::Server::bind(config, client, informers.clone(), runtime)
+        });
+        if let Some(kubelet) = &kubelet {
+            kubelets.add(&settings.node_name, kubelet.clone());
+        }
         let controllers = (!settings.disabled(Component::Controllers)).then(|| {
             let config = controllers::Config {
                 volumes_dir: data.volumes(),
@@ -130,7 +165,49 @@ impl Cluster {
                 informers.clone(),
             )
         });
-        Ok(Self { settings, data, stop, store, api, names, informers, informers_stop, controllers })
+        let dns = if kubelet.is_some() && !settings.disabled(Component::Dns) {
+            let config = dns::Config {
+                bind: vec![SocketAddr::new(IpAddr::V4(gateway), kubelet::config::DNS_PORT)],
+                cluster_domain: settings.cluster_domain.clone(),
+                ..dns::Config::default()
+            };
+            let server = dns::Server::bind(config, informers.clone())
+                .await
+                .map_err(|e| Exit::usage(format!("cannot serve cluster DNS: {e}")))?;
+            Some(server)
+        } else {
+            None
+        };
+        let proxy = (kubelet.is_some() && !settings.disabled(Component::Proxy)).then(|| {
+            let node = kubelet::proxy::LocalNode {
+                name: settings.node_name.clone(),
+                bridge: bridge.clone(),
+                pod_cidr: cidr,
+                gateway,
+            };
+            let config = kubelet::proxy::Config {
+                cluster_id: data.cluster_id().to_owned(),
+                nodes: vec![node],
+                cluster_cidr,
+                service_cidr,
+            };
+            kubelet::proxy::Proxy::new(config, &informers)
+        });
+        Ok(Self {
+            settings,
+            data,
+            stop,
+            store,
+            api,
+            names,
+            informers,
+            informers_stop,
+            docker,
+            kubelet,
+            controllers,
+            dns,
+            proxy,
+        })
     }
 
     /// Runs until stopped, then stops everything in order.
@@ -145,6 +222,21 @@ impl Cluster {
         api_tasks.spawn(self.api.run(api_stop.clone()));
         if let Some(controllers) = self.controllers {
             control_tasks.spawn(controllers.run(control_stop.clone()));
+        }
+        if let Some(dns) = self.dns {
+            dns_tasks.spawn(dns.run(dns_stop.clone()));
+        }
+        if let Some(proxy) = self.proxy {
+            let token = node_stop.clone();
+            node_tasks.spawn(async move {
+                if let Err(error) = proxy.run(token).await {
+                    tracing::error!(%error, "services have no addresses on this node");
+                }
+            });
+        }
+        if let Some(kubelet) = self.kubelet {
+            let token = node_stop.clone();
+            node_tasks.spawn(async move { kubelet.run(token).await });
         }
         let renewal = renew_certificates(tls, self.data.pki(), self.names.clone());
         api_tasks.spawn(api_stop.clone().run_until_cancelled_owned(renewal));
@@ -173,6 +265,13 @@ impl Cluster {
             eprintln!("minik8s: some parts did not stop within {} s and were cut", STOP_DEADLINE.as_secs());
         }
         let closed = self.store.close().await.map_err(|e| Exit::failed(format!("closing the store: {e}")));
+        if self.settings.stop_pods_on_exit
+            && let Some(docker) = &self.docker
+        {
+            kubelet::reset(self.data.cluster_id(), docker)
+                .await
+                .map_err(|e| Exit::failed(format!("cannot remove the pods: {e}")))?;
+        }
         closed
     }
 }
@@ -250,6 +349,47 @@ fn open_store(datastore: Datastore, path: &std::path::Path) -> Result<Arc<dyn St
                 .map_err(|e| Exit::failed(format!("cannot start the memory store: {e}")))?,
         ),
     })
+}
+
+/// Finds the Docker Engine and checks that it answers and is not too old.
+pub(crate) async fn connect_docker(settings: &Settings) -> Result<Option<bollard::Docker>, Exit> {
+    if settings.disabled(Component::Kubelet) {
+        return Ok(None);
+    }
+    let advice = "start the Docker Engine (systemctl start docker), name another with --docker-host, or run without \
+                  pods by --disable kubelet";
+    let docker = kubelet::Docker::connect(settings.docker_host.as_deref())
+        .map_err(|error| Exit::usage(format!("cannot find the Docker Engine: {error}; {advice}")))?;
+    match tokio::time::timeout(DOCKER_DEADLINE, docker.version()).await {
+        Ok(Ok(version)) => {
+            let api = version.api_version.unwrap_or_default();
+            if older(&api, OLDEST_DOCKER_API) {
+                return Err(Exit::usage(format!(
+                    "the Docker Engine speaks API {api}; minik8s needs {OLDEST_DOCKER_API} (Docker 20.10) or newer"
+                )));
+            }
+            Ok(Some(docker))
+        }
+        Ok(Err(error)) => Err(Exit::usage(format!("cannot reach the Docker Engine: {error}; {advice}"))),
+        Err(_) => Err(Exit::usage(format!(
+            "the Docker Engine did not answer within {} s; is it healthy? (docker info)",
+            DOCKER_DEADLINE.as_secs()
+        ))),
+    }
+}
+
+/// Whether a Docker API version such as `1.41` comes before another. What cannot be read is not refused.
+fn older(version: &str, than: &str) -> bool {
+    let parse = |text: &str| -> Option<(u32, u32)> {
+        let (major, minor) = text.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    matches!((parse(version), parse(than)), (Some(a), Some(b)) if a < b)
+}
+
+fn kubelet_cidr(cidr: Cidr) -> Result<kubelet::Cidr, Exit> {
+    kubelet::Cidr::new(cidr.base, cidr.prefix)
+        .ok_or_else(|| Exit::usage(format!("{cidr} holds no room for pods")))
 }
 
 async fn blocking<T: Send + 'static>(

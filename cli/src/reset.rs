@@ -1,4 +1,35 @@
-//! Being composed.
-pub async fn run(_: crate::config::Settings) -> Result<(), crate::Exit> {
-    Err(crate::Exit::failed("being composed"))
+//! `minik8s reset`: removes what this data directory's cluster made, in Docker, in the kernel and on disk.
+
+use crate::{Exit, cluster::connect_docker, config::Settings, data_dir::DataDir};
+
+pub async fn run(settings: Settings) -> Result<(), Exit> {
+    if !settings.data_dir.exists() {
+        eprintln!("minik8s: nothing to reset: {} does not exist", settings.data_dir.display());
+        return Ok(());
+    }
+    let data = DataDir::open(&settings.data_dir)?;
+    let docker = connect_docker(&settings).await?;
+    let removed = match &docker {
+        Some(docker) => kubelet::reset(data.cluster_id(), docker)
+            .await
+            .map_err(|e| Exit::failed(format!("cannot remove the cluster's containers: {e}")))?,
+        None => Default::default(),
+    };
+    if let Err(error) = kubelet::proxy::Proxy::cleanup(data.cluster_id()).await {
+        return Err(Exit::failed(format!("cannot remove the cluster's service rules: {error}")));
+    }
+    // Outside the data directory only where the user put it.
+    if !settings.kubeconfig.starts_with(&settings.data_dir) && settings.kubeconfig.exists() {
+        std::fs::remove_file(&settings.kubeconfig)
+            .map_err(|e| Exit::failed(format!("cannot remove {}: {e}", settings.kubeconfig.display())))?;
+    }
+    data.remove()?;
+    eprintln!(
+        "minik8s: removed {} containers, {} networks, {} volumes and {}",
+        removed.containers,
+        removed.networks,
+        removed.volumes,
+        settings.data_dir.display()
+    );
+    Ok(())
 }
