@@ -32,7 +32,11 @@ use crate::{
     },
     state::App,
 };
+use api::field;
 use axum::response::Response;
+
+/// Bytes of a patch that an error shows.
+const SHOWN_PATCH: usize = 1024;
 
 /// What Kubernetes says to a verb that a resource does not have.
 fn method_not_allowed() -> ApiError {
@@ -148,17 +152,46 @@ fn decode(
     options: &WriteOptions,
 ) -> Result<(Box<dyn AnyObject>, Vec<String>)> {
     let r = kind.resource();
-    let version = r.api_version();
-    check_type(&value, r.kind, &version)?;
-    let decoded =
-        kind.decode(value).map_err(|why| body::cannot_be_handled(r.kind, &version, r.kind, &why))?;
+    check_type(&value, r.kind, &r.api_version())?;
+    typed(kind, value, duplicates, options)
+        .map_err(|why| body::cannot_be_handled(r.kind, r.version, r.kind, &why))
+}
+
+/// The result of a `patch` as an object of `kind`, with warnings for what was ignored.
+///
+/// # Errors
+/// As [`decode`], but 422: each half may be fine, together they are not.
+fn decode_patched(
+    kind: &dyn AnyKind,
+    value: serde_json::Value,
+    duplicates: &[String],
+    options: &WriteOptions,
+    patch: &[u8],
+) -> Result<(Box<dyn AnyObject>, Vec<String>)> {
+    let r = kind.resource();
+    check_type(&value, r.kind, &r.api_version())?;
+    typed(kind, value, duplicates, options).map_err(|why| {
+        let mut errors = field::Errors::default();
+        let shown = String::from_utf8_lossy(&patch[..patch.len().min(SHOWN_PATCH)]);
+        errors.invalid(&field::Path::new("patch"), shown, why);
+        ApiError::Invalid { group: String::new(), kind: String::new(), name: String::new(), errors }
+    })
+}
+
+fn typed(
+    kind: &dyn AnyKind,
+    value: serde_json::Value,
+    duplicates: &[String],
+    options: &WriteOptions,
+) -> std::result::Result<(Box<dyn AnyObject>, Vec<String>), String> {
+    let decoded = kind.decode(value)?;
     let warnings = match options.field_validation {
         FieldValidation::Ignore => Vec::new(),
         FieldValidation::Warn => body::complaints(&decoded.unknown, duplicates),
         FieldValidation::Strict => {
             let complaints = body::complaints(&decoded.unknown, duplicates);
             if !complaints.is_empty() {
-                return Err(ApiError::BadRequest(body::strict_text(&complaints)));
+                return Err(body::strict_text(&complaints));
             }
             complaints
         }
@@ -177,6 +210,7 @@ fn check_type(value: &serde_json::Value, kind: &str, version: &str) -> Result<()
     }
     if !got_kind.is_empty() && got_kind != kind {
         let why = format!("no conversion from {got_kind} to {kind}");
+        let version = version.rsplit('/').next().unwrap_or(version);
         return Err(body::cannot_be_handled(got_kind, version, kind, &why));
     }
     Ok(())

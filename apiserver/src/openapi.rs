@@ -165,7 +165,7 @@ impl Document {
             let _ = write!(hash, "{byte:02X}");
             hash
         });
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(bytes)?;
         Ok(Self { content_type, hash, gzip: encoder.finish()?.into() })
     }

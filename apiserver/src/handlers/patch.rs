@@ -1,6 +1,6 @@
 //! PATCH of an object or of its `/status`, in all formats.
 
-use super::{call, decode, respond};
+use super::{call, decode_patched, respond};
 use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, Subresource},
@@ -39,7 +39,7 @@ pub async fn patch(
         let current: Value = serde_json::from_slice(&stored.bytes)
             .map_err(|e| ApiError::Internal(format!("a stored object cannot be read: {e}")))?;
         let patched = patch::apply(kind, patch_type, &current, &bytes)?;
-        let (object, said) = decode(kind, patched.value, &patched.duplicates, &options)?;
+        let (object, said) = decode_patched(kind, patched.value, &patched.duplicates, &options, &bytes)?;
         warnings = said;
         Ok(object)
     };
@@ -70,7 +70,7 @@ async fn apply(
         }
         let now = jiff::Timestamp::now();
         let value = apply::apply(kind, live.as_ref(), config.value.clone(), &call.writer, force, now)?;
-        let (object, said) = decode(kind, value, &config.duplicates, options)?;
+        let (object, said) = decode_patched(kind, value, &config.duplicates, options, bytes)?;
         warnings = said;
         Ok(object)
     };

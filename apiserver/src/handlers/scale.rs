@@ -99,7 +99,7 @@ fn patched(content_type: Option<&str>, current: &Scale, bytes: &[u8]) -> Result<
 fn read(value: Value, name: &str) -> Result<Scale> {
     super::check_type(&value, "Scale", "autoscaling/v1")?;
     let scale: Scale = serde_json::from_value(value)
-        .map_err(|e| body::cannot_be_handled("Scale", "autoscaling/v1", "Scale", &e.to_string()))?;
+        .map_err(|e| body::cannot_be_handled("Scale", "v1", "Scale", &e.to_string()))?;
     let own = scale.metadata.name.as_deref().unwrap_or_default();
     if !own.is_empty() && own != name {
         return Err(ApiError::BadRequest(format!(

@@ -33,9 +33,8 @@ pub async fn create(app: &App, mut incoming: Incoming) -> Result<Response> {
     let bytes = incoming.body(app.limits.body_bytes).await?;
     let parsed = body::parse(incoming.content_type(), &bytes, "TokenRequest")?;
     super::check_type(&parsed.value, "TokenRequest", "authentication.k8s.io/v1")?;
-    let request = serde_json::from_value(parsed.value).map_err(|e| {
-        body::cannot_be_handled("TokenRequest", "authentication.k8s.io/v1", "TokenRequest", &e.to_string())
-    })?;
+    let request = serde_json::from_value(parsed.value)
+        .map_err(|e| body::cannot_be_handled("TokenRequest", "v1", "TokenRequest", &e.to_string()))?;
     let (info, now) = (&incoming.info, jiff::Timestamp::now());
     let answer = issue(&app.authenticator, &app.registry, &info.namespace, &info.name, request, now).await?;
     let bytes = serde_json::to_vec(&answer).map_err(|e| ApiError::Internal(e.to_string()))?;

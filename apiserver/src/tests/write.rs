@@ -124,7 +124,7 @@ async fn unknown_and_repeated_fields() {
         server.call("POST", &format!("{MAPS}?fieldValidation={how}"), body.replace("NAME", name), &[]).await
     };
     let strict = post("a", "Strict").await;
-    let text = "strict decoding error: unknown field \"metadata.unknownMeta\", unknown field \"spec\", duplicate field \"data\"";
+    let text = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"metadata.unknownMeta\", unknown field \"spec\", duplicate field \"data\"";
     strict.refused(400, "BadRequest", text);
     let warned = post("b", "Warn").await;
     assert_eq!(warned.code, 201);
@@ -268,9 +268,9 @@ async fn patches() {
     );
     let strict = format!("{path}?fieldValidation=Strict");
     server.patch(&strict, "merge", &json!({"nonsense": 1})).await.refused(
-        400,
-        "BadRequest",
-        "strict decoding error: unknown field \"nonsense\"",
+        422,
+        "Invalid",
+        "patch: Invalid value: \"{\\\"nonsense\\\":1}\": strict decoding error: unknown field \"nonsense\"",
     );
     assert_eq!(server.get(&path).await.json(), patched);
 }
