@@ -135,7 +135,7 @@ impl Follower<'_> {
         let mut delay = FIRST_DELAY;
         let mut refusals = 0;
         loop {
-            let started = position.clone();
+            let (started, started_at) = (position.clone(), Instant::now());
             let end = match (&mut position, watch_list) {
                 (None, false) => match self.list().await {
                     Ok(version) => {
@@ -147,14 +147,16 @@ impl Follower<'_> {
                 },
                 (position, _) => self.watch(position).await,
             };
-            if position != started {
+            // Something came, or the watch lasted: the server is well. One that closes at once, again and again,
+            // must not be hammered.
+            let good = position != started || started_at.elapsed() > LAST_DELAY;
+            if good {
                 delay = FIRST_DELAY;
                 refusals = 0;
             }
             match end {
                 End::Closed if position.is_some() => {
-                    // A server that closes at once, again and again, must not be hammered.
-                    if position != started {
+                    if good {
                         continue;
                     }
                 }
