@@ -211,6 +211,23 @@ async fn a_token_from_the_api_opens_the_api() {
 }
 
 #[tokio::test]
+async fn kubectl_of_every_age_may_ask_who_it_is() {
+    let server = server(&memory(), "10.244.1.1").await;
+    let client = server.client(User::component("admin"));
+    for version in ["v1", "v1beta1"] {
+        let version = format!("authentication.k8s.io/{version}");
+        let body = json!({"apiVersion": version, "kind": "SelfSubjectReview"}).to_string().into_bytes();
+        let request = Request::post(format!("/apis/{version}/selfsubjectreviews"))
+            .header("content-type", "application/json")
+            .body(body)
+            .unwrap();
+        let answer: Value = client.request(request).await.unwrap();
+        assert_eq!((&answer["apiVersion"], &answer["kind"]), (&json!(version), &json!("SelfSubjectReview")));
+        assert_eq!(answer["status"]["userInfo"]["username"], "admin");
+    }
+}
+
+#[tokio::test]
 async fn bad_settings_are_named() {
     let refused = async |change: fn(&mut Config)| {
         let mut config = config("10.244.1.1");
