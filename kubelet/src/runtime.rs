@@ -404,6 +404,8 @@ pub struct AttachSpec {
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
+    /// Begin with what the container has written so far.
+    pub replay: bool,
 }
 
 /// One end of a running exec or attach. Dropping it closes the streams; an exec'd process is not killed by that.

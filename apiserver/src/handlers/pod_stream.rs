@@ -15,7 +15,7 @@ use api::field::{Errors, Path};
 use axum::{body::Body, response::Response};
 use http::{HeaderName, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Status};
 
 /// Protocols a client may switch to; each is framed by the kubelet.
 const PROTOCOLS: [&str; 2] = ["spdy/3.1", "websocket"];
@@ -54,10 +54,13 @@ pub async fn stream(
         resource: "pods".to_owned(),
         name: name.to_owned(),
     })?;
-    if subresource == Subresource::Log {
+    let websocket = wanted_upgrade(request.headers()).is_some();
+    if subresource == Subresource::Log && !websocket {
         return logs(forwarder, &pod, namespace, name, &query).await;
     }
     let path = match subresource {
+        // As messages of the subprotocol binary.k8s.io.
+        Subresource::Log => logs_path(&pod, namespace, name, &query)?,
         Subresource::PortForward => port_forward_path(namespace, name, &query),
         Subresource::Attach => {
             exec_path("attach", namespace, name, &container(&pod, name, query.get("container"))?, &query)
@@ -76,14 +79,9 @@ async fn logs(
     name: &str,
     query: &Query,
 ) -> Result<Response> {
-    check_log_options(name, query)?;
-    let container = container(pod, name, query.get("container"))?;
+    let target = logs_path(pod, namespace, name, query)?;
     // As Kubernetes: a pod that has no node yet has written nothing yet.
     let Some(node) = node_of(pod) else { return Ok(Response::new(Body::empty())) };
-    let mut target = format!("/containerLogs/{namespace}/{name}/{container}");
-    let options =
-        ["follow", "previous", "timestamps", "tailLines", "sinceSeconds", "sinceTime", "limitBytes"];
-    target.push_str(&query.select(&options));
     let connection = forwarder.node(node).await?;
     let request = kubelet_request(http::Method::GET, &target, node)?;
     let response = forwarder.exchange(connection, request).await?;
@@ -93,11 +91,24 @@ async fn logs(
     Err(refused(name, response).await)
 }
 
-/// The kubelet says why in plain text; clients want a `Status`.
+fn logs_path(pod: &Pod, namespace: &str, name: &str, query: &Query) -> Result<String> {
+    check_log_options(name, query)?;
+    let container = container(pod, name, query.get("container"))?;
+    let options =
+        ["follow", "previous", "timestamps", "tailLines", "sinceSeconds", "sinceTime", "limitBytes"];
+    Ok(format!("/containerLogs/{namespace}/{name}/{container}{}", query.select(&options)))
+}
+
+/// The kubelet's refusal in our words. Ours sends a `Status`, others plain text.
 async fn refused(name: &str, response: http::Response<hyper::body::Incoming>) -> ApiError {
     let code = response.status();
     let text = match Limited::new(response.into_body(), MAX_ERROR_TEXT).collect().await {
-        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).trim().to_owned(),
+        Ok(body) => {
+            let body = body.to_bytes();
+            let status = serde_json::from_slice::<Status>(&body).ok();
+            let message = status.and_then(|status| status.message);
+            message.unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned())
+        }
         Err(_) => format!("the kubelet answered {code}"),
     };
     match code {

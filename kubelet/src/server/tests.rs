@@ -96,7 +96,7 @@ impl Runtime for Script {
         self.sessions.lock().unwrap().pop_front().unwrap_or_else(no)
     }
     async fn attach(&self, id: &str, spec: rt::AttachSpec) -> rt::Result<Session> {
-        self.ask(format!("attach {id} stdin={}", spec.stdin));
+        self.ask(format!("attach {id} stdin={} replay={}", spec.stdin, spec.replay));
         self.sessions.lock().unwrap().pop_front().unwrap_or_else(no)
     }
     async fn logs(
@@ -164,7 +164,7 @@ impl Kubelet {
             "metadata": { "name": "web", "namespace": "default", "uid": "u1" },
             "spec": {
                 "initContainers": [{ "name": "init" }],
-                "containers": [{ "name": "app" }, { "name": "late" }],
+                "containers": [{ "name": "app", "stdinOnce": true }, { "name": "late" }],
             },
         }))
         .unwrap();
@@ -507,7 +507,7 @@ async fn attach_ends_in_success_whatever_the_exit_code() {
     process.ends(9);
     assert!(message(&mut socket).await.1.contains("Success"));
     closed(socket).await;
-    assert_eq!(kubelet.script.asked(), ["attach id-app stdin=true"]);
+    assert_eq!(kubelet.script.asked(), ["attach id-app stdin=true replay=true"]);
 }
 
 #[tokio::test]

@@ -136,6 +136,10 @@ async fn logs_are_streamed_as_they_come() {
         seen.lines().next().unwrap(),
         "GET /containerLogs/default/web/a?follow=true&tailLines=5&timestamps=true&sinceTime=2026-01-01T00%3A00%3A00%2B01%3A00"
     );
+    // And over a WebSocket.
+    let response = ask(echoing_kubelet(), Subresource::Log, "web", "?tailLines=5", &WEBSOCKET).await;
+    let seen = joined(response).await;
+    assert!(seen.starts_with("GET /containerLogs/default/web/a?tailLines=5"), "{seen}");
     // As Kubernetes: no node yet, no log yet.
     let response = ask(echoing_kubelet(), Subresource::Log, "homeless", "", &[]).await;
     assert_eq!((response.status(), text(response).await.as_str()), (StatusCode::OK, ""));
@@ -144,10 +148,13 @@ async fn logs_are_streamed_as_they_come() {
 #[tokio::test]
 async fn the_kubelets_words_become_a_status() {
     let words = "container \"a\" in pod \"web\" is waiting to start: ContainerCreating";
-    let kubelet =
-        Router::new().fallback(move || async move { (StatusCode::BAD_REQUEST, words).into_response() });
-    let response = ask(kubelet, Subresource::Log, "web", "", &[]).await;
-    assert_eq!((response.status(), message(response).await.as_str()), (StatusCode::BAD_REQUEST, words));
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "message": words}).to_string();
+    for text in [words.to_owned(), status] {
+        let kubelet =
+            Router::new().fallback(move || async move { (StatusCode::BAD_REQUEST, text).into_response() });
+        let response = ask(kubelet, Subresource::Log, "web", "", &[]).await;
+        assert_eq!((response.status(), message(response).await.as_str()), (StatusCode::BAD_REQUEST, words));
+    }
 }
 
 #[tokio::test]

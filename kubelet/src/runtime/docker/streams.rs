@@ -80,6 +80,7 @@ pub(super) async fn attach(
     tty: bool,
 ) -> Result<Session> {
     let options = query::AttachContainerOptionsBuilder::new()
+        .logs(spec.replay)
         .stream(true)
         .stdin(spec.stdin)
         .stdout(spec.stdout)
