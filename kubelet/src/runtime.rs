@@ -448,3 +448,23 @@ pub struct Stats {
     pub memory_bytes: u64,
     pub memory_working_set_bytes: u64,
 }
+
+/// A container as tests of runtimes ask for it: named, in a sandbox, from an image, with hash `hash`.
+#[cfg(test)]
+pub(crate) fn container_spec_for_tests(
+    pod: PodRef,
+    sandbox_id: &str,
+    name: &str,
+    image_id: &str,
+) -> ContainerSpec {
+    ContainerSpec {
+        pod,
+        sandbox_id: sandbox_id.to_owned(),
+        name: name.to_owned(),
+        hash: "hash".to_owned(),
+        image: "minik8s-test/busybox:1".to_owned(),
+        image_id: image_id.to_owned(),
+        grace: Duration::from_secs(30),
+        ..ContainerSpec::default()
+    }
+}

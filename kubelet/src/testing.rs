@@ -1,5 +1,7 @@
 //! Fixtures of this crate's tests: pods and containers in few words.
 
+pub(crate) mod fake_api;
+
 use crate::{
     container_plan::spec_hash,
     runtime::{Container, PodRef, SANDBOX_NAME, State},
