@@ -93,13 +93,13 @@ impl Agent {
     pub(crate) async fn run(mut self, token: CancellationToken) {
         let mut runtime = self.context.runtime.events();
         let ready = async {
-            self.pods.synced().await;
-            self.context.services.synced().await;
-            first_list(&mut runtime, self.context.as_ref(), &self.engine).await
+            // The first network takes the Engine longer than everything else here: side by side.
+            let list = first_list(&mut runtime, self.context.as_ref(), &self.engine);
+            tokio::join!(list, self.pods.synced(), self.context.services.synced())
         };
         let listed = tokio::select! {
             () = token.cancelled() => return,
-            listed = ready => listed,
+            (listed, ..) = ready => listed,
         };
         self.begin(listed);
         let mut ticks = tokio::time::interval_at(Instant::now() + RELIST, RELIST);
@@ -181,6 +181,7 @@ impl Agent {
             }
             Event::Runtime(runtime::Event::Connected) => {
                 self.engine.send_if_modified(|state| state.take().is_some());
+                self.workers.retry();
                 self.relist().await;
             }
             Event::Runtime(runtime::Event::Disconnected(why)) => self.disconnected(why),
@@ -236,7 +237,7 @@ impl Agent {
     }
 }
 
-/// Waits for the engine, makes the pod network, and lists all containers.
+/// Waits for the engine, prepares it for pods, and lists all containers.
 async fn first_list(
     events: &mut futures::stream::BoxStream<'static, runtime::Event>,
     context: &Context,
@@ -272,7 +273,7 @@ async fn first_list(
 const RETRY: Duration = Duration::from_secs(2);
 
 async fn list_once(context: &Context) -> runtime::Result<Vec<Container>> {
-    context.runtime.ensure_network().await?;
+    context.runtime.prepare().await?;
     context.runtime.list().await
 }
 

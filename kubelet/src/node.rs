@@ -37,6 +37,9 @@ const CHECK: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
+/// How long the first report waits for the engine.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
+
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const DNS_NAMESPACE: &str = "kube-system";
 
@@ -65,6 +68,8 @@ impl NodeAgent {
     async fn report_for_ever(&mut self, ready: watch::Sender<bool>) {
         let context = Arc::clone(&self.context);
         self.uid = retry("registering the node", || register(&context)).await;
+        // The engine's first answer is usually on its way: a node that is about to be ready need not say that it is not.
+        let _ = tokio::time::timeout(FIRST_ANSWER, self.engine.changed()).await;
         let mut renew = tokio::time::interval(RENEW);
         let mut check = tokio::time::interval(CHECK);
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

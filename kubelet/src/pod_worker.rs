@@ -51,11 +51,14 @@ pub(crate) enum Poke {
     Look,
     /// A ConfigMap, Secret or claim the pod refers to has changed.
     Refresh,
+    /// The engine is back: what failed for want of it may be tried now.
+    Retry,
 }
 
 /// The result of an operation.
 enum Done {
     Looked { epoch: u64, result: runtime::Result<Vec<Container>> },
+    Inspected { id: String, result: runtime::Result<Container> },
     Volumes(Result<Prepared, String>),
     Image { container: String, result: runtime::Result<Image> },
     Sandbox(runtime::Result<Container>),
@@ -339,6 +342,10 @@ impl Worker {
         match poke {
             Poke::Look => self.look_again = true,
             Poke::Refresh => self.refresh(),
+            Poke::Retry => {
+                self.failures
+                    .retain(|_, failure| !matches!(failure.reason.as_str(), "" | "ContainerCreating"));
+            }
             Poke::Container { id, action } => {
                 let known = self.containers.iter().find(|container| container.id == id);
                 let told = match action {
@@ -353,7 +360,9 @@ impl Worker {
                     Op::Sandbox | Op::Start(_) => known.is_none() && action == Action::Started,
                     _ => false,
                 });
-                self.look_again |= !told && !awaited;
+                if !told && !awaited {
+                    self.inspect(id);
+                }
             }
         }
     }
@@ -374,8 +383,25 @@ impl Worker {
         self.ops.push(look.boxed());
     }
 
-    /// Takes in what a container has become.
+    /// Looks at one container that an event told of. Not by a list: Docker tells of a death before its lists show it.
+    fn inspect(&mut self, id: String) {
+        let runtime = Arc::clone(&self.context.runtime);
+        let inspect = async move {
+            let result = runtime.inspect(&id).await;
+            Done::Inspected { id, result }
+        };
+        self.ops.push(inspect.boxed());
+    }
+
+    /// Takes in what a container has become; an answer that is older than what is known is dropped.
     fn note(&mut self, container: Container) {
+        let known = self.containers.iter().find(|known| known.id == container.id).map(|known| &known.state);
+        if let (Some(runtime::State::Exited { finished, .. }), runtime::State::Running { started }) =
+            (known, &container.state)
+            && started <= finished
+        {
+            return;
+        }
         self.epoch += 1;
         self.published = false;
         self.containers.retain(|known| known.id != container.id);

@@ -141,6 +141,13 @@ impl PodWorkers {
         self.poke(uid, Poke::Container { id, action });
     }
 
+    /// The engine is back.
+    pub(crate) fn retry(&self) {
+        for uid in self.workers.keys() {
+            self.poke(uid, Poke::Retry);
+        }
+    }
+
     /// An object that pods refer to has changed.
     pub(crate) fn refresh(&self, reference: &Reference) {
         for uid in self.by_reference.get(reference).into_iter().flatten() {

@@ -48,8 +48,8 @@ pub mod label {
 pub trait Runtime: Send + Sync + 'static {
     /// Facts about engine and machine; an error here means the node is not ready.
     async fn info(&self) -> Result<Info>;
-    /// Makes the node's pod network if it is missing.
-    async fn ensure_network(&self) -> Result<()>;
+    /// Makes what every pod needs and is missing: the node's pod network, the sandboxes' image.
+    async fn prepare(&self) -> Result<()>;
 
     /// All containers of this node, sandboxes included, dead or alive.
     async fn list(&self) -> Result<Vec<Container>>;

@@ -169,6 +169,11 @@ impl Worker {
         let now = Timestamp::now();
         match done {
             Done::Looked { epoch, result } => self.looked(epoch, result, now),
+            Done::Inspected { id, result } => match result {
+                Ok(container) => self.note(container),
+                Err(Error::NotFound(_)) => self.forget(&id),
+                Err(_) => self.look_again = true,
+            },
             Done::Volumes(result) => {
                 self.running.remove(&Op::Volumes);
                 match result {

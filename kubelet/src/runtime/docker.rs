@@ -153,8 +153,11 @@ impl Runtime for Docker {
         })
     }
 
-    async fn ensure_network(&self) -> Result<()> {
-        self.network.ensure(&self.docker, self.labels()).await
+    async fn prepare(&self) -> Result<()> {
+        let image = pause::image_name();
+        let network = self.network.ensure(&self.docker, self.labels());
+        let (network, image) = tokio::join!(network, self.import_pause(&image));
+        network.and(image)
     }
 
     async fn list(&self) -> Result<Vec<Container>> {
@@ -176,8 +179,7 @@ impl Runtime for Docker {
         let id = match self.create(&name, body.clone()).await {
             Err(Error::NotFound(_)) => {
                 // The image or the network is not there yet: the first pod on this Engine, or somebody pruned.
-                self.import_pause(&image).await?;
-                self.ensure_network().await?;
+                self.prepare().await?;
                 self.create(&name, body).await
             }
             other => other,
@@ -190,7 +192,7 @@ impl Runtime for Docker {
                 // One that cannot start is of no use, and its name and address are needed for the next.
                 self.remove_container(&id).await?;
                 if matches!(error, Error::NotFound(_)) {
-                    self.ensure_network().await?;
+                    self.prepare().await?;
                 }
                 return Err(error.into_sandbox());
             }

@@ -164,7 +164,7 @@ impl Inner {
 #[async_trait]
 impl Runtime for Fake {
     async fn info(&self) -> Result<Info> {
-        self.up()?;
+        drop(self.up()?);
         Ok(Info {
             runtime_version: "fake://1".to_owned(),
             operating_system: "linux".to_owned(),
@@ -173,7 +173,7 @@ impl Runtime for Fake {
         })
     }
 
-    async fn ensure_network(&self) -> Result<()> {
+    async fn prepare(&self) -> Result<()> {
         self.up().map(drop)
     }
 

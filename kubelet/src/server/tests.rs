@@ -49,7 +49,7 @@ impl Runtime for Script {
     async fn info(&self) -> rt::Result<rt::Info> {
         no()
     }
-    async fn ensure_network(&self) -> rt::Result<()> {
+    async fn prepare(&self) -> rt::Result<()> {
         no()
     }
     async fn list(&self) -> rt::Result<Vec<rt::Container>> {
