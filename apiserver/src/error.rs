@@ -183,9 +183,10 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let code = self.code();
-        if code.is_server_error() && code != StatusCode::NOT_IMPLEMENTED {
-            // The end of an error's way: the one place it is logged.
-            tracing::error!(error = %self, "a request failed");
+        // The end of an error's way: the one place it is logged. Only our own faults need a person.
+        match &self {
+            Self::Internal(_) => tracing::error!(error = %self, "a request failed"),
+            _ => tracing::debug!(error = %self, code = code.as_u16(), "a request was refused"),
         }
         let retry_after = match &self {
             Self::TooManyRequests { retry_after, .. } => Some(*retry_after),
@@ -200,3 +201,6 @@ impl IntoResponse for ApiError {
         response
     }
 }
+
+#[cfg(test)]
+mod tests;

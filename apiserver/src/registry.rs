@@ -8,6 +8,7 @@ pub mod allocate;
 pub mod apply;
 pub mod create;
 pub mod delete;
+pub mod expire;
 pub mod facts;
 pub mod list;
 pub mod managed_fields;
@@ -268,5 +269,25 @@ impl Lookup for Registry {
         let Some(kind) = self.kind_named(plural) else { return Ok(Vec::new()) };
         let list = self.0.store.list(&prefix(kind, namespace)?, ListOptions::default()).await;
         list.map_err(storage_error)?.items.iter().map(|kv| decode(kind, kv)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever a client calls its objects, a key stays below its kind and its namespace.
+        #[test]
+        fn keys_stay_in_their_place(namespace in ".{0,20}", name in ".{0,20}") {
+            let pods = crate::kinds::by_plural("", "v1", "pods").unwrap();
+            if let Ok(key) = key(pods, &namespace, &name) {
+                let segments: Vec<&str> = key.as_str().split('/').collect();
+                prop_assert_eq!(segments, ["", "core", "pods", namespace.as_str(), name.as_str()]);
+                prop_assert_eq!(selection::names(pods, &key), (namespace.as_str(), name.as_str()));
+                prop_assert!(prefix(pods, &namespace).unwrap().covers(&key));
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     auth::{Authenticator, Peer, token::Signer},
     bootstrap, kinds,
     listen::{BindError, Listener, Tls, TlsError, WithPeer},
-    registry::allocate::Allocator,
+    registry::{allocate::Allocator, expire},
     router::router,
     state::{App, Limits, Parts},
 };
@@ -120,6 +120,7 @@ impl Server {
                 () = objects.ensure(client) => bootstrapped.ready(),
             }
         });
+        self.tasks.spawn(expire::run(self.app.clone()));
         let stop = async {
             token.cancelled().await;
             self.stop.cancel();

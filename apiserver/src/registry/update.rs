@@ -133,7 +133,8 @@ impl Registry {
         };
         match written {
             Ok(kv) => {
-                if let Some(reservation) = reservation {
+                // What goes keeps nothing: a reservation that is dropped gives back what it held.
+                if let Some(reservation) = reservation.filter(|_| !gone) {
                     reservation.commit();
                 }
                 Ok(Attempt::Done(Outcome { object: kv.value, created: false, warnings }))

@@ -151,8 +151,9 @@ impl Live {
             let wake = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => Wake::End,
-                event = self.watch.next() => Wake::Event(event),
+                // Before the events: a busy watch ends in time too.
                 () = &mut self.end => Wake::End,
+                event = self.watch.next() => Wake::Event(event),
                 () = tick(&mut self.ticks) => Wake::Tick,
             };
             let goes_on = match wake {

@@ -331,4 +331,18 @@ mod tests {
         }
         assert!(check_segment("Name", &"a".repeat(600)).is_err());
     }
+
+    proptest::proptest! {
+        /// Any path that HTTP lets through is read without a panic, and its parts come from it.
+        #[test]
+        fn any_path_is_read(path in "/[a-z0-9./%:@-]{0,60}(\\?[a-z=&1]{0,10})?") {
+            let Ok(uri) = path.parse::<Uri>() else { return Ok(()) };
+            for method in [Method::GET, Method::DELETE, Method::POST] {
+                if let Ok(info) = RequestInfo::parse(&method, &uri) {
+                    proptest::prop_assert!(path.contains(&info.remainder));
+                    proptest::prop_assert!(info.is_resource || info.resource.is_empty());
+                }
+            }
+        }
+    }
 }

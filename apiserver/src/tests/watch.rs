@@ -246,3 +246,39 @@ async fn many_watchers_see_the_same_order() {
         assert_eq!(watch.take(expected.len()).await, expected);
     }
 }
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_is_cut_and_comes_back() {
+    let storage = storage::Limits { watch_queue: 4, ..storage::Limits::default() };
+    let server = Server::with(Limits::default(), storage);
+    let mut watch = server.watch(&format!("{MAPS}?watch=1")).await;
+    let mut made = Vec::new();
+    for i in 0..10 {
+        made.push(server.create(MAPS, &map(&format!("m{i}"), &json!({}))).await);
+    }
+    let mut seen = 0;
+    while let Some(event) = watch.next().await {
+        assert_eq!((&event["type"], &event["object"]), (&json!("ADDED"), &made[seen]));
+        seen += 1;
+    }
+    assert!(seen < 10, "the queue holds four");
+    let from = if seen == 0 { 0 } else { revision(&made[seen - 1]) };
+    let mut again = server.watch(&format!("{MAPS}?watch=1&resourceVersion={from}")).await;
+    for object in &made[seen..] {
+        assert_eq!(&again.next().await.unwrap()["object"], object);
+    }
+}
+
+#[tokio::test]
+async fn a_large_initial_state_comes_in_chunks_and_whole() {
+    let server = Server::new();
+    for i in 0..10 {
+        server.create(MAPS, &map(&format!("m{i}"), &json!({"x": "y".repeat(30_000)}))).await;
+    }
+    let initial = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut watch = server.watch(&format!("{MAPS}?{initial}")).await;
+    let names: Vec<_> = (0..10).map(|i| ("ADDED".to_owned(), format!("m{i}"))).collect();
+    assert_eq!(watch.take(10).await, names);
+    assert_eq!(watch.next().await.unwrap()["type"], "BOOKMARK");
+    assert!(watch.text.is_empty());
+}

@@ -368,3 +368,43 @@ async fn names_cannot_leave_their_place_in_the_store() {
         "metadata.namespace",
     );
 }
+
+#[tokio::test]
+async fn the_revision_is_written_where_it_belongs() {
+    let server = Server::new();
+    let mut object = map("a", &json!({"resourceVersion": "", "metadata": "{\"resourceVersion\":\"\"}"}));
+    object["metadata"]["labels"] = json!({"resourceVersion": ""});
+    object["metadata"]["annotations"] = json!({"resourceVersion": "\"resourceVersion\":\"\""});
+    let made = server.create(MAPS, &object).await;
+    assert_eq!(made["data"], object["data"]);
+    assert_eq!(made["metadata"]["labels"], object["metadata"]["labels"]);
+    assert_eq!(made["metadata"]["annotations"], object["metadata"]["annotations"]);
+    assert_eq!(revision(&made), server.app.registry.store().revision().0);
+}
+
+#[tokio::test]
+async fn events_expire_an_hour_after_they_last_happened() {
+    let server = Server::new();
+    let events = "/api/v1/namespaces/default/events";
+    for name in ["a", "b"] {
+        let event = json!({
+            "metadata": {"name": name}, "reason": "R", "type": "Normal",
+            "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"},
+        });
+        server.create(events, &event).await;
+    }
+    let again = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(30);
+    server
+        .patch(&format!("{events}/b"), "merge", &json!({"lastTimestamp": again.to_string()}))
+        .await
+        .expect(200);
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(59);
+    assert_eq!(server.app.registry.expire_events(later).await.unwrap(), 0);
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(61);
+    assert_eq!(server.app.registry.expire_events(later).await.unwrap(), 1);
+    let left = server.get(events).await.json();
+    assert_eq!(
+        (left["items"].as_array().unwrap().len(), &left["items"][0]["metadata"]["name"]),
+        (1, &json!("b"))
+    );
+}
