@@ -10,25 +10,44 @@ which=${1:-all}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Copies a program and every shared library it needs, at the same paths.
-add_program() { # rootfs program...
-    local fs=$1; shift
-    local program lib
-    for program in "$@"; do
-        program=$(readlink -f "$(PATH="$PATH:/usr/sbin:/sbin" command -v "$program")")
-        for lib in "$program" $(ldd "$program" 2>/dev/null | grep -o '/[^ )]*' || true); do
-            install -D -m 0755 "$lib" "$fs$lib"
-        done
+# Copies the shared libraries that a program needs, at the same paths.
+add_libraries() { # rootfs program
+    local lib
+    for lib in $(ldd "$2" 2>/dev/null | grep -o '/[^ )]*' || true); do
+        install -D -m 0755 "$lib" "$1$lib"
     done
 }
+
+# Copies programs with their libraries.
+add_program() { # rootfs program...
+    local fs=$1; shift
+    local program
+    for program in "$@"; do
+        program=$(readlink -f "$(PATH="$PATH:/usr/sbin:/sbin" command -v "$program")")
+        install -D -m 0755 "$program" "$fs$program"
+        add_libraries "$fs" "$program"
+    done
+}
+
+# Debian's dynamic busybox: the static one crashes when it resolves names, because its glibc wants another's plugins.
+busybox=$root/.cache/busybox/bin/busybox
+if [ ! -x "$busybox" ]; then
+    (
+        cd "$work"
+        apt-get download -qq busybox >/dev/null 2>&1 || { apt-get update -qq && apt-get download -qq busybox >/dev/null; } ||
+            { echo "images: cannot get Debian's package busybox (apt-get download busybox)" >&2; exit 1; }
+        dpkg -x busybox_*.deb "$root/.cache/busybox"
+    )
+fi
 
 busybox_rootfs() { # rootfs
     local fs=$1
     mkdir -p "$fs"/{bin,etc,proc,sys,dev,tmp,root,var/data,usr/bin,usr/sbin,sbin}
     chmod 1777 "$fs/tmp"
-    install -m 0755 "$(command -v busybox)" "$fs/bin/busybox"
+    install -m 0755 "$busybox" "$fs/bin/busybox"
+    add_libraries "$fs" "$busybox"
     local applet
-    for applet in $("$fs/bin/busybox" --list); do
+    for applet in $("$busybox" --list); do
         [ -e "$fs/bin/$applet" ] || ln -s busybox "$fs/bin/$applet"
     done
     printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$fs/etc/passwd"

@@ -8,7 +8,7 @@ die() { say "$*"; exit 1; }
 
 # command → Debian package that has it
 needs=(
-    dockerd:docker.io iptables:iptables busybox:busybox-static dig:bind9-dnsutils
+    dockerd:docker.io iptables:iptables dig:bind9-dnsutils
     curl:curl diff:diffutils tar:tar
 )
 
@@ -19,10 +19,6 @@ for need in "${needs[@]}"; do
     [ "${need%%:*}" = iptables ] && docker info >/dev/null 2>&1 && continue
     PATH="$PATH:/usr/sbin:/sbin" command -v "${need%%:*}" >/dev/null 2>&1 || missing+=("${need#*:}")
 done
-if command -v busybox >/dev/null 2>&1 && ldd "$(command -v busybox)" >/dev/null 2>&1; then
-    missing+=(busybox-static)
-fi
-
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         say "installing ${missing[*]}"

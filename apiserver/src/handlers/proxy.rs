@@ -183,11 +183,15 @@ async fn service_address(lookup: &dyn Lookup, namespace: &str, target: &Target<'
     Err(ApiError::Unavailable(format!("no endpoints available for service {:?}", target.name)))
 }
 
-/// Slices know ports by name; the number in the path is the service's.
+/// Slices know ports by name; the number in the path is the service's. Where the path names none, a service's only port
+/// is meant, whatever its name (Kubernetes finds only an unnamed one).
 fn port_name(service: &Service, target: &Target<'_>) -> Result<String> {
+    let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
+    if let ("", [only]) = (target.port, ports) {
+        return Ok(only.name.clone().unwrap_or_default());
+    }
     let Ok(number) = target.port.parse::<i32>() else { return Ok(target.port.to_owned()) };
-    let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
-    let port = ports.into_iter().find(|p| p.port == number);
+    let port = ports.iter().find(|p| p.port == number);
     let port = port.ok_or_else(|| {
         ApiError::Unavailable(format!("no service port {number} found for service {:?}", target.name))
     })?;

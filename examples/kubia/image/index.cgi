@@ -23,5 +23,5 @@ echo "You've hit $me (kubia $KUBIA_VERSION)"
 echo "Data stored in the cluster:"
 nslookup -type=srv "$KUBIA_SERVICE" 2>/dev/null | sed -n 's/.*service = [0-9]* [0-9]* \([0-9]*\) \([^ ]*[^ .]\)\.*$/\2 \1/p' | sort -u |
     while read -r host port; do
-        printf -- '- %s: %s\n' "${host%%.*}" "$(wget -q -T 2 -O - "http://$host:$port/?local" || echo unreachable)"
+        printf -- '- %s: %s\n' "${host%%.*}" "$(wget -q -O - "http://$host:$port/?local" || echo unreachable)"
     done
