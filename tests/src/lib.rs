@@ -2,6 +2,8 @@
 //!
 //! A test never sleeps: it waits for a condition with [`wait_for`], which reports the last state it saw.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on ends by panicking")]
+
 pub mod cluster;
 pub mod kubectl;
 pub mod wait;
