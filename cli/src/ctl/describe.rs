@@ -22,6 +22,9 @@ pub(super) struct Describe {
 /// Said elsewhere or of use to machines only.
 const HIDDEN: [&str; 5] = ["managedFields", "resourceVersion", "selfLink", "generateName", "uid"];
 
+/// Maps whose keys are people's own words, not fields.
+const PEOPLES_KEYS: [&str; 6] = ["labels", "annotations", "selector", "matchLabels", "nodeSelector", "data"];
+
 impl Describe {
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         let mut first = true;
@@ -77,28 +80,29 @@ fn outline(object: &Value) -> String {
                         map.remove(said);
                     }
                 }
-                node(&mut text, key, &rest, 0);
+                node(&mut text, key, &rest, 0, false);
             }
-            _ => node(&mut text, key, value, 0),
+            _ => node(&mut text, key, value, 0, false),
         }
     }
     text
 }
 
 /// One field, its children below it.
-fn node(text: &mut String, key: &str, value: &Value, depth: usize) {
+fn node(text: &mut String, key: &str, value: &Value, depth: usize, verbatim: bool) {
     if HIDDEN.contains(&key) {
         return;
     }
     let pad = "  ".repeat(depth);
-    let title = title(key);
+    let title = if verbatim { key.to_owned() } else { title(key) };
     match value {
         Value::Null => {}
         Value::Object(map) if map.is_empty() => {}
         Value::Array(list) if list.is_empty() => {}
         Value::Object(map) => {
             let _ = writeln!(text, "{pad}{title}:");
-            map.iter().for_each(|(k, v)| node(text, k, v, depth + 1));
+            let verbatim = PEOPLES_KEYS.contains(&key);
+            map.iter().for_each(|(k, v)| node(text, k, v, depth + 1, verbatim));
         }
         Value::Array(list) if list.iter().any(Value::is_object) => {
             let _ = writeln!(text, "{pad}{title}:");
@@ -108,7 +112,7 @@ fn node(text: &mut String, key: &str, value: &Value, depth: usize) {
                     .or(item["type"].as_str())
                     .map_or_else(|| i.to_string(), str::to_owned);
                 let _ = writeln!(text, "{pad}  {name}:");
-                item.as_object().into_iter().flatten().for_each(|(k, v)| node(text, k, v, depth + 2));
+                item.as_object().into_iter().flatten().for_each(|(k, v)| node(text, k, v, depth + 2, false));
             }
         }
         Value::Array(list) => {

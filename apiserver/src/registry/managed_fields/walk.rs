@@ -83,7 +83,7 @@ impl Merge {
     /// taken whole: by its type, or because it is of another sort than its type says.
     ///
     /// Elements without their keys are left out: an object that is stored may have some, an applied one may not.
-    fn parts<'a>(self, value: &'a Value) -> Option<Vec<(String, &'a Value)>> {
+    fn parts(self, value: &Value) -> Option<Vec<(String, &Value)>> {
         match (self, value) {
             (Self::Struct(_) | Self::Map(_), Value::Object(map)) => {
                 Some(map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (format!("f:{k}"), v)).collect())
