@@ -202,10 +202,8 @@ fn ownership(view: &View<'_>, selector: &Selector) -> Vec<Ownership> {
     for pod in view.pods.iter().filter(|p| here(namespace(&p.metadata))) {
         let selected = selector.matches_labels(pod.metadata.labels.as_ref()) && identity::is_member(set, pod);
         match owner::controller_of(&pod.metadata) {
-            Some(owner) if owner.uid == uid(&set.metadata) => {
-                if !selected {
-                    changes.push(Ownership::ReleasePod(Arc::clone(pod)));
-                }
+            Some(owner) if owner.uid == uid(&set.metadata) && !selected => {
+                changes.push(Ownership::ReleasePod(Arc::clone(pod)));
             }
             Some(_) => {}
             None if selected && !pod::is_terminating(pod) => {

@@ -438,11 +438,11 @@ fn ownership_comes_first_and_alone() {
         Arc::new(pod)
     };
     let orphan = change("0b+", &|p| p.metadata.owner_references = None);
-    assert_eq!(view(&[orphan.clone()], &history()), [Ownership::AdoptPod(orphan)]);
+    assert_eq!(view(std::slice::from_ref(&orphan), &history()), [Ownership::AdoptPod(orphan)]);
     let foreign = change("0b+", &|p| p.metadata.owner_references.as_mut().unwrap()[0].uid = "other".into());
     assert_eq!(view(&[foreign], &history()), []);
     let relabelled = change("0b+", &|p| drop(p.metadata.labels.as_mut().unwrap().remove("app")));
-    assert_eq!(view(&[relabelled.clone()], &history()), [Ownership::ReleasePod(relabelled)]);
+    assert_eq!(view(std::slice::from_ref(&relabelled), &history()), [Ownership::ReleasePod(relabelled)]);
     for not_ours in ["kubia-00", "kubia-x", "other-0"] {
         let orphan = change("0b+", &|p| {
             p.metadata.owner_references = None;
@@ -455,7 +455,7 @@ fn ownership_comes_first_and_alone() {
     let mut revision = ControllerRevision::clone(&revision("b", 2));
     revision.metadata.owner_references = None;
     let revision = Arc::new(revision);
-    assert_eq!(view(&[], &[revision.clone()]), [Ownership::AdoptRevision(revision)]);
+    assert_eq!(view(&[], std::slice::from_ref(&revision)), [Ownership::AdoptRevision(revision)]);
 }
 
 #[test]

@@ -179,10 +179,8 @@ fn compare_at(
     match (old, new) {
         (None, Some(_)) => out.added.insert(path),
         (Some(_), None) => out.removed.insert(path),
-        (Some(a), Some(b)) if parts(old) != Some(true) || parts(new) != Some(true) => {
-            if a != b {
-                out.modified.insert(path);
-            }
+        (Some(a), Some(b)) if a != b && (parts(old) != Some(true) || parts(new) != Some(true)) => {
+            out.modified.insert(path);
         }
         _ => {}
     }
