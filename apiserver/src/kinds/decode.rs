@@ -194,7 +194,9 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
             Value::Number(_) if expected == "intstr.IntOrString" => self.deserialize_i32(visitor),
             Value::Number(_) | Value::Array(_) | Value::Object(_) => {
                 let context = self.context;
-                self.value.into_deserializer_any(visitor).map_err(|e| Self::located(context, e))
+                // Taken over as they are.
+                de::Deserializer::deserialize_any(self.value, visitor)
+                    .map_err(|e| Self::located(context, Error(e.to_string())))
             }
             Value::String(s) => visitor.visit_string(s),
         }
@@ -323,17 +325,6 @@ impl Decoder<'_> {
             _ => return Err(self.mismatch(&go_type(std::any::type_name::<V::Value>()))),
         };
         visitor.visit_map(Entries { entries: entries.into_iter(), value: None, owner, context: self.context })
-    }
-}
-
-/// Free-form values are taken over as they are.
-trait FreeForm {
-    fn into_deserializer_any<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error>;
-}
-
-impl FreeForm for Value {
-    fn into_deserializer_any<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        de::Deserializer::deserialize_any(self, visitor).map_err(|e| Error(e.to_string()))
     }
 }
 
