@@ -243,7 +243,7 @@ impl Scheduler {
             Ok(volumes) => volumes,
             Err(reason) => {
                 let message = filter::message_for_pod(nodes, &reason);
-                return Decision::Unschedulable { message, helped_by: Events::VOLUME };
+                return Decision::Unschedulable { message, helped_by: Events::VOLUME.and(Events::NODE) };
             }
         };
         let labels =

@@ -76,20 +76,30 @@ impl NodeAgent {
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut written = tokio::time::Instant::now();
         let mut dns = !context.config.publish_dns;
+        let mut contradicted = false;
         loop {
             tokio::select! {
                 _ = check.tick() => {}
                 changed = self.engine.changed() => if changed.is_err() { return },
                 _ = renew.tick() => {
-                    if let Err(error) = self.renew().await {
-                        tracing::warn!(%error, "renewing the node's lease failed");
+                    match self.renew().await {
+                        Ok(()) => {
+                            contradicted = self.is_contradicted().await;
+                            if contradicted {
+                                check.reset_immediately();
+                            }
+                        }
+                        Err(error) => tracing::warn!(%error, "renewing the node's lease failed"),
                     }
                     continue;
                 }
             }
-            let overdue = written.elapsed() >= REPORT;
+            let overdue = contradicted || written.elapsed() >= REPORT;
             match self.report(overdue).await {
-                Ok(true) => written = tokio::time::Instant::now(),
+                Ok(true) => {
+                    written = tokio::time::Instant::now();
+                    contradicted = false;
+                }
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(%error, "writing the node's status failed");
@@ -103,6 +113,22 @@ impl NodeAgent {
             }
             let is_ready = self.engine.borrow().is_none();
             ready.send_if_modified(|told| !std::mem::replace(told, *told || is_ready) && is_ready);
+        }
+    }
+
+    /// Whether the API says otherwise than was written: the node controller did not hear of this node for a while.
+    async fn is_contradicted(&self) -> bool {
+        let ready = |status: Option<&NodeStatus>| {
+            let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+            api::conditions::find(conditions, "Ready").map(|c| c.status.clone())
+        };
+        let api: Api<Node> = Api::all(self.context.client.clone());
+        match api.get(&self.context.config.node_name).await {
+            Ok(node) => self.written.is_some() && ready(node.status.as_ref()) != ready(self.written.as_ref()),
+            Err(error) => {
+                tracing::debug!(%error, "the node could not be read");
+                false
+            }
         }
     }
 

@@ -153,5 +153,8 @@ pub fn message<'a>(nodes: usize, refusals: impl IntoIterator<Item = &'a Refusal>
 
 /// When no node was looked at, because something about the pod itself is missing.
 pub fn message_for_pod(nodes: usize, reason: &str) -> String {
+    if nodes == 0 {
+        return message(0, []);
+    }
     format!("0/{nodes} nodes are available: {reason}.")
 }

@@ -402,6 +402,7 @@ impl World {
         let partition = self.objects.set.spec.as_ref().unwrap().update_strategy.as_ref().unwrap();
         let partition = partition.rolling_update.as_ref().unwrap().partition.unwrap();
         for _ in 0..200 {
+            let before = self.history.len();
             for pod in self.objects.pods.values().cloned().collect::<Vec<_>>() {
                 let wanted = self.objects.ordinals();
                 let ordinal = identity::ordinal_of(&self.objects.set, &pod).unwrap();
@@ -417,6 +418,9 @@ impl World {
             }
             self.cache = self.history.len() - 1;
             self.reconcile(false)?;
+            if self.history.len() == before {
+                break;
+            }
         }
         let truth = &self.objects;
         let expected: BTreeSet<String> =
