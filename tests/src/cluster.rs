@@ -1,7 +1,8 @@
 //! A server of the test's own: the built binary on free addresses and a directory of its own, gone at the end.
 
 use crate::{
-    kubectl::{self, Output, Version},
+    kubectl::{self, DEADLINE, Output, Version},
+    process::Background,
     wait::wait_for,
 };
 use rustix::fs::{FlockOperation, flock};
@@ -20,7 +21,7 @@ const SLOTS: u16 = 90;
 const FIRST_PORT: u16 = 21000;
 /// First second byte of the slots' ranges: slot n has 10.(100+n).0.0/17 for pods and 10.(100+n).128.0/17 for services.
 const FIRST_RANGE: u16 = 100;
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(30);
 
 /// How a test wants its server.
@@ -224,7 +225,7 @@ impl TestCluster {
     pub fn kubectl_of(&self, version: Version, args: &[&str], input: &[u8]) -> Output {
         let mut command = self.kubectl_command(version);
         command.args(args);
-        kubectl::run(command, input, kubectl::DEADLINE)
+        kubectl::run(command, input, DEADLINE)
     }
 
     /// The named kubectl, set up for this cluster, for tests that drive it themselves.
@@ -246,7 +247,7 @@ impl TestCluster {
     pub fn ctl(&self, args: &[&str]) -> Output {
         let mut command = Command::new(binary("minik8s-ctl"));
         command.env("KUBECONFIG", self.kubeconfig()).args(args);
-        kubectl::run(command, b"", kubectl::DEADLINE)
+        kubectl::run(command, b"", DEADLINE)
     }
 
     /// Waits until `kubectl get ARGS` prints something that `accept` takes; returns it.
@@ -260,12 +261,50 @@ impl TestCluster {
         })
     }
 
+    /// kubectl running beside the test until it is dropped.
+    #[track_caller]
+    pub fn background(&self, version: Version, args: &[&str]) -> Background {
+        let mut command = self.kubectl_command(version);
+        command.args(args);
+        Background::start(command)
+    }
+
+    /// A file of the test's own, for `-f` and `cp`.
+    pub fn file(&self, name: &str, content: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, content).expect("the test's directory is writable");
+        path.display().to_string()
+    }
+
+    /// `kubectl proxy` and the address it serves on.
+    #[track_caller]
+    pub fn proxy(&self) -> (Background, String) {
+        let mut proxy = self.background(Version::V1_33, &["proxy", "--port=0"]);
+        let said = proxy.wait_output(START, |out| out.ends_with('\n'));
+        let address = said.trim().rsplit(' ').next().unwrap_or_default();
+        (proxy, format!("http://{address}"))
+    }
+
+    /// One field of an object, by jsonpath: `field("pod/a", ".metadata.uid")`. Empty if there is none.
+    #[track_caller]
+    pub fn field(&self, object: &str, path: &str) -> String {
+        self.try_kubectl(&["get", object, "-o", &format!("jsonpath={{{path}}}")]).stdout
+    }
+
+    /// Waits until a field of an object is what `accept` takes; returns it.
+    #[track_caller]
+    pub fn wait_field(&self, object: &str, path: &str, accept: impl Fn(&str) -> bool) -> String {
+        wait_for(&format!("{object} {path}"), DEADLINE, || {
+            let seen = self.try_kubectl(&["get", object, "-o", &format!("jsonpath={{{path}}}")]);
+            if seen.success() && accept(&seen.stdout) { Ok(seen.stdout) } else { Err(seen) }
+        })
+    }
+
     /// Waits until the pod is Ready.
     #[track_caller]
     pub fn wait_ready(&self, pod: &str) {
         let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-        let deadline = Duration::from_secs(60);
-        wait_for(&format!("pod {pod} to be Ready"), deadline, || {
+        wait_for(&format!("pod {pod} to be Ready"), DEADLINE, || {
             let seen = self.try_kubectl(&["get", "pod", pod, "-o", path]);
             if seen.stdout == "True" {
                 return Ok(());
@@ -286,7 +325,7 @@ impl TestCluster {
     pub fn reset(&self) -> Output {
         let mut command = Command::new(binary("minik8s"));
         command.arg("reset").args(self.flags());
-        kubectl::run(command, b"", kubectl::DEADLINE)
+        kubectl::run(command, b"", DEADLINE)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// No command of a test may take longer, unless it says so.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {

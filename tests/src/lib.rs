@@ -6,8 +6,10 @@
 
 pub mod cluster;
 pub mod kubectl;
+pub mod process;
 pub mod wait;
 
 pub use cluster::{Options, TestCluster};
 pub use kubectl::{Output, Version};
+pub use process::Background;
 pub use wait::wait_for;

@@ -2,5 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod bad_input;
 mod control_plane;
+mod dns;
+mod kubectl;
+mod restart;
+mod streams;
 mod tidy;
