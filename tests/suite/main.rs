@@ -7,5 +7,6 @@ mod control_plane;
 mod dns;
 mod kubectl;
 mod restart;
+mod story;
 mod streams;
 mod tidy;
