@@ -1,6 +1,6 @@
 //! The server dies, stops and is removed: what has to live on does, and nothing else.
 
-use std::{process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 use tests::{TestCluster, kubectl, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -39,6 +39,18 @@ fn running(c: &TestCluster) -> Vec<String> {
         docker(&["ps", "-q", "--no-trunc", "--filter", &label]).lines().map(str::to_owned).collect();
     ids.sort();
     ids
+}
+
+/// The kernel's nftables tables, where there is a tool to see them.
+fn nft_tables() -> Option<String> {
+    let Some(nft) = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].iter().find(|p| Path::new(p).exists())
+    else {
+        eprintln!("not looked at: the service proxy's table (no nft here)");
+        return None;
+    };
+    let mut command = Command::new(nft);
+    command.args(["list", "tables"]);
+    Some(kubectl::run(command, b"", DEADLINE).ok())
 }
 
 #[test]
@@ -101,13 +113,10 @@ fn stop_leaves_containers_and_reset_leaves_nothing() {
 
     let cluster = c.cluster_id();
     let label = format!("label=minik8s.io/cluster={cluster}");
-    let tables = || {
-        let mut command = Command::new("nft");
-        command.args(["list", "tables"]).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
-        kubectl::run(command, b"", DEADLINE).ok()
-    };
     let table = format!("minik8s-{cluster}");
-    assert!(tables().contains(&table), "the service proxy has a table: {}", tables());
+    if let Some(tables) = nft_tables() {
+        assert!(tables.contains(&table), "the service proxy has a table: {tables}");
+    }
     assert!(!docker(&["network", "ls", "-q", "--filter", &label]).is_empty());
 
     c.reset().ok();
@@ -117,7 +126,9 @@ fn stop_leaves_containers_and_reset_leaves_nothing() {
     });
     assert_eq!(docker(&["network", "ls", "-q", "--filter", &label]), "");
     assert_eq!(docker(&["volume", "ls", "-q", "--filter", &label]), "");
-    assert!(!tables().contains(&table), "{}", tables());
+    if let Some(tables) = nft_tables() {
+        assert!(!tables.contains(&table), "{tables}");
+    }
     assert!(!c.data_dir().exists());
     c.reset().ok();
 }
