@@ -1,7 +1,7 @@
 //! Names as programs in pods see them: by dig, glibc, busybox and Node.js.
 
 use std::{process::Command, time::Duration};
-use tests::{Output, TestCluster, wait_for};
+use tests::{Output, TestCluster, Version, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -160,23 +160,13 @@ fn node_js(c: &TestCluster, first: &str) {
     assert_eq!(seen, expected);
 }
 
-/// The look-up of the notes on StatefulSets.
+/// The look-up of the notes on StatefulSets. It waits for a line, so that it is attached to before it is done.
 fn one_off_pod(c: &TestCluster) {
-    let seen = c
-        .try_kubectl(&[
-            "run",
-            "srvlookup",
-            "-i",
-            "--image=minik8s-example/dnsutils",
-            "--image-pull-policy=IfNotPresent",
-            "--rm",
-            "--restart=Never",
-            "--",
-            "dig",
-            "SRV",
-            "foo.default.svc.cluster.local",
-        ])
-        .ok();
+    let look_up = "read go && dig SRV foo.default.svc.cluster.local";
+    let image = "--image=minik8s-example/dnsutils";
+    let mut args = vec!["run", "srvlookup", "-i", image, "--image-pull-policy=IfNotPresent", "--rm"];
+    args.extend(["--restart=Never", "--", "sh", "-c", look_up]);
+    let seen = c.kubectl_of(Version::V1_33, &args, b"go\n").ok();
     assert!(seen.contains("ANSWER SECTION") && seen.contains("a-1.foo.default.svc.cluster.local"), "{seen}");
     let gone = c.try_kubectl(&["get", "pod", "srvlookup"]).fails();
     assert!(gone.contains("not found"), "{gone}");
