@@ -107,7 +107,6 @@ pub(crate) fn container(
         command: expand(&container.command),
         args: expand(&container.args),
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
-        devices: Vec::new(),
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),

@@ -49,12 +49,14 @@ pub(crate) struct NodeAgent {
     engine: watch::Receiver<Option<String>>,
     /// What was written last, heartbeats aside.
     written: Option<NodeStatus>,
+    /// The conditions before: at first those of the last run, so that their times go on.
+    conditions: Vec<NodeCondition>,
     uid: String,
 }
 
 impl NodeAgent {
     pub(crate) fn new(context: Arc<Context>, engine: watch::Receiver<Option<String>>) -> Self {
-        Self { context, engine, written: None, uid: String::new() }
+        Self { context, engine, written: None, conditions: Vec::new(), uid: String::new() }
     }
 
     /// Registers, tells `ready` once the node has been reported Ready, and reports until `token` is cancelled.
@@ -67,7 +69,9 @@ impl NodeAgent {
 
     async fn report_for_ever(&mut self, ready: watch::Sender<bool>) {
         let context = Arc::clone(&self.context);
-        self.uid = retry("registering the node", || register(&context)).await;
+        let node = retry("registering the node", || register(&context)).await;
+        self.uid = node.metadata.uid.unwrap_or_default();
+        self.conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
         // The engine's first answer is usually on its way: a node that is about to be ready need not say that it is not.
         let _ = tokio::time::timeout(FIRST_ANSWER, self.engine.changed()).await;
         let mut renew = tokio::time::interval(RENEW);
@@ -148,10 +152,11 @@ impl NodeAgent {
         let host = tokio::task::spawn_blocking(move || HostState::read(&config)).await.unwrap_or_default();
         let machine = &context.machine;
         let now = Timestamp::now();
-        let mut status = status(&context.config, machine, &host, info.as_ref().ok(), &images);
+        let mut status = status(&context.config, machine, info.as_ref().ok(), &images);
         let engine = info.err();
-        let before = self.written.as_ref().and_then(|old| old.conditions.clone()).unwrap_or_default();
-        status.conditions = Some(conditions(&context.config, &host, engine.as_deref(), &before, now));
+        let before = std::mem::take(&mut self.conditions);
+        self.conditions = conditions(&context.config, &host, engine.as_deref(), &before, now);
+        status.conditions = Some(self.conditions.clone());
         let same =
             self.written.as_ref().is_some_and(|old| without_heartbeats(old) == without_heartbeats(&status));
         if same && !overdue {
@@ -256,8 +261,8 @@ where
     }
 }
 
-/// Makes the Node object, or brings the labels of the one that is there up to date. Gives its uid.
-async fn register(context: &Context) -> kube::Result<String> {
+/// Makes the Node object, or brings the labels of the one that is there up to date.
+async fn register(context: &Context) -> kube::Result<Node> {
     let config = &context.config;
     let api: Api<Node> = Api::all(context.client.clone());
     let labels = node_labels(config);
@@ -276,7 +281,7 @@ async fn register(context: &Context) -> kube::Result<String> {
         if cidr.is_empty() || !labels.iter().all(|(key, value)| has(key, value)) {
             api.patch(&config.node_name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
         }
-        return Ok(found.metadata.uid.unwrap_or_default());
+        return Ok(found);
     }
     let node = Node {
         metadata: ObjectMeta {
@@ -298,7 +303,7 @@ async fn register(context: &Context) -> kube::Result<String> {
     };
     let made = api.create(&PostParams::default(), &node).await?;
     tracing::info!(node = %config.node_name, "registered the node");
-    Ok(made.metadata.uid.unwrap_or_default())
+    Ok(made)
 }
 
 /// This node's endpoint of Service `kube-dns`: the service proxy then sends the node's queries to the node's own server.

@@ -199,6 +199,13 @@ fn spec_grace(pod: &Pod) -> SignedDuration {
     SignedDuration::from_secs(seconds.unwrap_or(DEFAULT_GRACE).max(0))
 }
 
+/// `terminationGracePeriodSeconds` of the probe that gave the container up, where it has one of its own.
+fn probe_grace(pod: &Pod, container: &str, probe: &str) -> Option<SignedDuration> {
+    let spec = api::pod::container(pod.spec.as_ref()?, container)?;
+    let probe = if probe == "startup" { spec.startup_probe.as_ref() } else { spec.liveness_probe.as_ref() };
+    probe?.termination_grace_period_seconds.map(|seconds| SignedDuration::from_secs(seconds.max(0)))
+}
+
 fn after(time: Timestamp, wait: SignedDuration) -> Timestamp {
     time.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
@@ -272,7 +279,11 @@ fn perform(state: &mut State, world: &World<'_>, plan: Plan, now: Timestamp, eff
         if kill.why == KillReason::Changed {
             state.replacing.insert(kill.id.clone());
         }
-        let deadline = after(now, spec_grace(world.pod));
+        let grace = match &kill.why {
+            KillReason::Unhealthy(probe) => probe_grace(world.pod, &kill.name, probe),
+            _ => None,
+        };
+        let deadline = after(now, grace.unwrap_or_else(|| spec_grace(world.pod)));
         effects.push(Effect::KillContainer { id: kill.id, name: kill.name, deadline, why: kill.why });
     }
     if !world.volumes_ready {

@@ -14,7 +14,7 @@ use crate::{
     container_plan::{Health, live_sandbox},
     node_context::Context,
     objects::Objects,
-    pod_machine::{self, Effect, Object, Op, Stage, State, World},
+    pod_machine::{self, Effect, Object, Op, Stage, State, Why, World},
     pods::PodView,
     probe::{self, Probes},
     runtime::{self, Action, Container, Image},
@@ -231,7 +231,8 @@ impl Worker {
             };
             pod_machine::step(self.state.clone(), &world, now)
         };
-        self.state = state;
+        let began = std::mem::replace(&mut self.state, state);
+        self.tell_end(&began.stage);
         for effect in effects {
             match effect {
                 Effect::WakeAt(time) => at(time),
@@ -272,6 +273,23 @@ impl Worker {
         wake
     }
 
+    /// Says why a pod ends, where nobody asked for it.
+    fn tell_end(&self, before: &Stage) {
+        if *before != Stage::Syncing {
+            return;
+        }
+        match self.state.stage.why() {
+            Some(Why::DeadlineExceeded) => {
+                let text = "Pod was active on the node longer than the specified deadline";
+                self.context.event(&self.pod, None, false, "DeadlineExceeded", text);
+            }
+            Some(Why::Rejected(reason, message)) => {
+                self.context.event(&self.pod, None, true, reason, message)
+            }
+            _ => {}
+        }
+    }
+
     /// What the API says of the object.
     fn object(&self) -> Object {
         if self.wish.vanished {
@@ -306,10 +324,17 @@ impl Worker {
                 spec.containers.iter().chain(sidecars)
             })
             .collect();
+        let pod = &self.pod;
         let running = self.containers.iter().filter_map(|container| {
             let runtime::State::Running { started } = container.state else { return None };
             let spec = specs.iter().find(|spec| spec.name == container.name)?;
-            (!self.hooking.contains(&container.id)).then_some((container.id.as_str(), *spec, started))
+            if self.hooking.contains(&container.id) {
+                return None;
+            }
+            let told = api::pod::container_status(pod, &container.name)
+                .filter(|told| told.container_id.as_deref() == Some(&status::container_id(&container.id)))
+                .map(|told| (told.started == Some(true), told.ready));
+            Some(probe::Running { id: &container.id, spec, since: started, told })
         });
         self.probes.sync(running);
     }

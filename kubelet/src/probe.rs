@@ -70,14 +70,24 @@ impl Track {
     }
 }
 
+/// A running container that may have probes.
+pub(crate) struct Running<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) spec: &'a Spec,
+    pub(crate) since: Timestamp,
+    /// (started, ready) as last told of this very instance: a restarted kubelet goes on from there, so that a pod that is
+    /// ready does not stop being it for a moment.
+    pub(crate) told: Option<(bool, bool)>,
+}
+
 impl Probes {
-    /// Makes the set of instances be these: (id, spec, when it started).
-    pub(crate) fn sync<'a>(&mut self, running: impl Iterator<Item = (&'a str, &'a Spec, Timestamp)>) {
+    /// Makes the set of instances be these.
+    pub(crate) fn sync<'a>(&mut self, running: impl Iterator<Item = Running<'a>>) {
         let mut instances = BTreeMap::new();
-        for (id, spec, started) in running {
-            let instance = self.instances.remove(id).unwrap_or_else(|| Instance::new(spec, started));
+        for running in running {
+            let instance = self.instances.remove(running.id).unwrap_or_else(|| Instance::new(&running));
             if !instance.tracks.is_empty() {
-                instances.insert(id.to_owned(), instance);
+                instances.insert(running.id.to_owned(), instance);
             }
         }
         self.instances = instances;
@@ -146,19 +156,23 @@ impl Probes {
 }
 
 impl Instance {
-    fn new(spec: &Spec, started: Timestamp) -> Self {
-        let track = |probe: &Probe| {
+    fn new(running: &Running<'_>) -> Self {
+        let verdict = |kind: Kind| match (kind, running.told) {
+            (Kind::Startup, Some((true, _))) | (Kind::Readiness, Some((true, true))) => Some(true),
+            _ => None,
+        };
+        let track = |kind: Kind, probe: &Probe| {
             let delay = SignedDuration::from_secs(probe.initial_delay_seconds.unwrap_or(0).max(0).into());
             Track {
                 probe: probe.clone(),
-                due: started.checked_add(delay).unwrap_or(started),
+                due: running.since.checked_add(delay).unwrap_or(running.since),
                 asking: false,
                 streak: (false, 0),
-                verdict: None,
+                verdict: verdict(kind),
             }
         };
-        let tracks = KINDS.into_iter().filter_map(|kind| Some((kind, track(kind.of(spec)?)))).collect();
-        Self { name: spec.name.clone(), tracks }
+        let tracks = KINDS.into_iter().filter_map(|kind| Some((kind, track(kind, kind.of(running.spec)?))));
+        Self { name: running.spec.name.clone(), tracks: tracks.collect() }
     }
 
     fn verdict(&self, kind: Kind) -> Option<Option<bool>> {

@@ -301,7 +301,6 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     pub working_dir: Option<String>,
     pub mounts: Vec<Mount>,
-    pub devices: Vec<String>,
     pub tty: bool,
     pub stdin: bool,
     pub stdin_once: bool,
@@ -319,7 +318,6 @@ pub struct ContainerSpec {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// A path on the host, or nothing for a tmpfs made by the engine.
     pub source: MountSource,
     pub target: String,
     pub read_only: bool,
@@ -329,11 +327,10 @@ pub struct Mount {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountSource {
+    /// On the host.
     Path(PathBuf),
-    /// A volume of the engine's own, by name (an image volume or a driver's).
-    Tmpfs {
-        size_bytes: Option<u64>,
-    },
+    /// Made by the engine, for this container alone.
+    Tmpfs { size_bytes: Option<u64> },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -107,7 +107,6 @@ pub(super) fn node_labels(config: &Config) -> BTreeMap<String, String> {
 pub(super) fn status(
     config: &Config,
     machine: &Machine,
-    _host: &HostState,
     info: Option<&Info>,
     images: &[Image],
 ) -> NodeStatus {
@@ -265,7 +264,7 @@ mod tests {
     fn the_machine_is_described() {
         let machine = machine(&config());
         assert!(machine.memory_bytes > 1 << 20 && machine.node_ip.is_some());
-        let status = status(&config(), &machine, &HostState::default(), None, &[]);
+        let status = status(&config(), &machine, None, &[]);
         let info = status.node_info.unwrap();
         assert!(!info.kernel_version.is_empty() && !info.boot_id.is_empty());
         assert_eq!(status.capacity.unwrap()["pods"].0, "110");

@@ -45,6 +45,10 @@ impl Worker {
                 );
             }
             Effect::EnsureSandbox { attempt } => {
+                if attempt > 0 {
+                    let text = "Pod sandbox changed, it will be killed and re-created.";
+                    self.context.event(&self.pod, None, false, "SandboxChanged", text);
+                }
                 let work = super::start::sandbox(Arc::clone(&self.context), self.pod.clone(), attempt);
                 self.begin(Op::Sandbox, work.map(Done::Sandbox));
             }

@@ -116,6 +116,26 @@ impl Docker {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Creates and starts a sandbox. One that cannot start is removed: its name and address are needed for the next.
+    async fn try_sandbox(&self, spec: &SandboxSpec) -> Result<Container> {
+        let image = pause::image_name();
+        let body = container::sandbox_body(spec, &image, &self.network.name, self.labels(), &self.limits);
+        let name = container::engine_name(&spec.pod, super::SANDBOX_NAME, spec.attempt);
+        let id = self.create(&name, body).await?;
+        match within("start sandbox", CHANGE, self.docker.start_container(&id, None)).await {
+            Ok(()) => {}
+            Err(error @ (Error::Unavailable(_) | Error::Timeout { .. })) => return Err(error),
+            Err(error) => {
+                self.remove_container(&id).await?;
+                return Err(error);
+            }
+        }
+        if !spec.host_network {
+            self.network.allow_hairpin().await;
+        }
+        self.inspect(&id).await
+    }
+
     /// Creates a container by name, or finds the one that an earlier call made.
     async fn create(&self, name: &str, body: bollard::models::ContainerCreateBody) -> Result<String> {
         let options = query::CreateContainerOptionsBuilder::new().name(name).build();
@@ -173,34 +193,14 @@ impl Runtime for Docker {
     }
 
     async fn run_sandbox(&self, spec: &SandboxSpec) -> Result<Container> {
-        let image = pause::image_name();
-        let body = container::sandbox_body(spec, &image, &self.network.name, self.labels(), &self.limits);
-        let name = container::engine_name(&spec.pod, super::SANDBOX_NAME, spec.attempt);
-        let id = match self.create(&name, body.clone()).await {
+        match self.try_sandbox(spec).await {
+            // The image or the network is not there: the first pod on this Engine, or somebody pruned.
             Err(Error::NotFound(_)) => {
-                // The image or the network is not there yet: the first pod on this Engine, or somebody pruned.
                 self.prepare().await?;
-                self.create(&name, body).await
+                self.try_sandbox(spec).await.map_err(Error::into_sandbox)
             }
-            other => other,
+            other => other.map_err(Error::into_sandbox),
         }
-        .map_err(Error::into_sandbox)?;
-        match within("start sandbox", CHANGE, self.docker.start_container(&id, None)).await {
-            Ok(()) => {}
-            Err(error @ (Error::Unavailable(_) | Error::Timeout { .. })) => return Err(error),
-            Err(error) => {
-                // One that cannot start is of no use, and its name and address are needed for the next.
-                self.remove_container(&id).await?;
-                if matches!(error, Error::NotFound(_)) {
-                    self.prepare().await?;
-                }
-                return Err(error.into_sandbox());
-            }
-        }
-        if !spec.host_network {
-            self.network.allow_hairpin().await;
-        }
-        self.inspect(&id).await
     }
 
     async fn create_container(&self, spec: &ContainerSpec) -> Result<String> {

@@ -11,17 +11,25 @@ struct Bench {
     raw: bollard::Docker,
     cluster: String,
     dir: tempfile::TempDir,
+    _lock: std::fs::File,
 }
 
 impl Bench {
-    /// `subnet` tells tests that run side by side apart.
+    /// `subnet` tells tests apart; a lock does the same for runs of one test, and what a run that failed has left is
+    /// removed by the next.
     async fn new(subnet: u8) -> Option<Self> {
         let raw = Docker::connect(None).ok()?;
         if raw.ping().await.is_err() {
             eprintln!("no Docker Engine here: not tested");
             return None;
         }
-        let cluster = format!("t{subnet}x{}", std::process::id());
+        let lock = std::fs::File::create(std::env::temp_dir().join(format!("minik8s-docker-test-{subnet}")))
+            .unwrap();
+        let locked = lock.try_clone().unwrap();
+        let wait = move || rustix::fs::flock(&locked, rustix::fs::FlockOperation::LockExclusive);
+        tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
+        let cluster = format!("test{subnet}");
+        reset(&cluster, &raw).await.unwrap();
         let cidr = format!("10.251.{subnet}.0/24").parse().unwrap();
         let mut config = Config::new("n1", 0, &cluster, "/nowhere".into(), cidr);
         config.bridge_name = format!("mkt{subnet}");
@@ -31,6 +39,7 @@ impl Bench {
             raw,
             cluster,
             dir: tempfile::tempdir().unwrap(),
+            _lock: lock,
         };
         std::fs::write(bench.dir.path().join("hosts"), "127.0.0.1 localhost\n10.251.0.9 friend\n").unwrap();
         std::fs::write(bench.dir.path().join("resolv.conf"), "nameserver 10.96.0.10\n").unwrap();
