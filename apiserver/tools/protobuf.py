@@ -37,7 +37,7 @@ for f in files:
             current = None
         elif current is not None and not line.startswith("//"):
             m = re.match(r"(?:(\w+)\s+)?([\w.\[\]*]+)\s+`(.*)`", line)
-            wire = m and re.search(r'protobuf:"(\w+),(\d+),(?:opt|rep),(?:casttype=\w+,)?name=(\w+)', m[3])
+            wire = m and re.search(r'protobuf:"(\w+),(\d+),[^"]*name=(\w+)', m[3])
             if wire:
                 name = re.search(r'json:"([^"]*)"', m[3])[1]
                 current.append((package, int(wire[2]), name, wire[1], m[2]))
