@@ -511,6 +511,21 @@ async fn attach_ends_in_success_whatever_the_exit_code() {
 }
 
 #[tokio::test]
+async fn attach_ends_with_its_container_even_if_the_engine_waits_on() {
+    let kubelet = Kubelet::new();
+    let Process { stdin, output, sizes, exit } = kubelet.session();
+    let mut socket = kubelet.socket("/attach/default/web/app?input=1&output=1", "v5.channel.k8s.io").await;
+    assert_eq!(message(&mut socket).await.0, 1);
+    exit.send(Ok(0)).unwrap();
+    output.send(Ok(Output::Stdout(Bytes::from_static(b"last words")))).await.unwrap();
+    assert_eq!(message(&mut socket).await, (1, "last words".into()));
+    assert!(message(&mut socket).await.1.contains("Success"));
+    closed(socket).await;
+    drop((stdin, output, sizes));
+    kubelet.ends().await;
+}
+
+#[tokio::test]
 #[allow(clippy::type_complexity, reason = "a table")]
 async fn what_cannot_be_streamed_is_refused_in_words() {
     let kubelet = Kubelet::new();

@@ -4,11 +4,16 @@ use super::{Incoming, Outgoing, resize, status::Ending};
 use crate::runtime::{Error, Output, Session};
 use bytes::Bytes;
 use futures::StreamExt;
+use std::time::Duration;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::mpsc,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
+
+/// For output that is still on its way when the container has ended; begins anew with each piece.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The client's end. A stream the client did not ask for is `None`.
 pub(crate) struct Client {
@@ -65,7 +70,7 @@ async fn join(
         Ok(session) => session,
         Err(error) => return failed(kind, &error),
     };
-    let Session { stdin, mut output, resize, exit } = session;
+    let Session { stdin, mut output, resize, mut exit } = session;
     let (client_stdin, client_resize) = (client.stdin.take(), client.resize.take());
     let input = async {
         tokio::join!(stdin_loop(client_stdin, stdin), resize_loop(client_resize, resize));
@@ -73,11 +78,25 @@ async fn join(
         std::future::pending::<()>().await;
     };
     let outcome = async {
-        while let Some(chunk) = output.next().await {
+        // An engine may attach to a container that has ended meanwhile, and wait there for its next start: so
+        // the container's end counts too. An exec's exit code can be asked for only after its output.
+        let mut watched = kind == Kind::Attach;
+        let mut ended = false;
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                chunk = output.next() => chunk,
+                code = &mut exit, if watched => {
+                    (watched, ended) = (false, code.is_ok());
+                    continue;
+                }
+                () = sleep(LAST_WORDS), if ended => None,
+            };
             match chunk {
-                Ok(Output::Stdout(bytes)) => give(&mut client.stdout, bytes).await,
-                Ok(Output::Stderr(bytes)) => give(&mut client.stderr, bytes).await,
-                Err(error) => return failed(kind, &error),
+                Some(Ok(Output::Stdout(bytes))) => give(&mut client.stdout, bytes).await,
+                Some(Ok(Output::Stderr(bytes))) => give(&mut client.stderr, bytes).await,
+                Some(Err(error)) => return failed(kind, &error),
+                None => break,
             }
         }
         match kind {
