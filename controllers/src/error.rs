@@ -26,9 +26,12 @@ impl Error {
         matches!(self, Self::Api(error) if is_conflict(error) || is_already_exists(error))
     }
 
-    /// The whole chain in one line.
+    /// The whole chain in one line. An answer of the API server says it all in its message.
     pub fn chain(&self) -> String {
         let mut text = message(self);
+        if matches!(self, Self::Api(kube::Error::Api(_))) {
+            return text;
+        }
         let mut source = self.source();
         while let Some(error) = source {
             let next = error.to_string();
@@ -81,5 +84,19 @@ pub fn ignore_not_found<T>(result: Result<T, kube::Error>) -> Result<(), kube::E
         Ok(_) => Ok(()),
         Err(error) if is_not_found(&error) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_read_as_one_sentence() {
+        let status = kube::core::Status::failure("pods \"a\" not found", "NotFound").with_code(404);
+        let error = Error::from(kube::Error::Api(status.boxed()));
+        assert_eq!(error.chain(), "pods \"a\" not found");
+        let error = Error::from(std::io::Error::other("disk full"));
+        assert_eq!(error.chain(), "input/output: disk full");
     }
 }

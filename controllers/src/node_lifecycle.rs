@@ -177,7 +177,10 @@ impl Controller for Nodes {
                 Change::Applied { old, new } => {
                     shared.lock().see_taints(new, clock.now());
                     let beat = monitor::status_beat(new);
-                    if beat.is_some() && old.as_ref().is_none_or(|old| monitor::status_beat(old) != beat) {
+                    let beats =
+                        beat.is_some() && old.as_ref().is_none_or(|old| monitor::status_beat(old) != beat);
+                    // A node that has just been made starts afresh, whatever an older lease of its name says.
+                    if beats || old.is_none() {
                         shared.lock().heard(name(&new.metadata), clock.now());
                     }
                     if old.as_ref().is_some_and(|old| {
