@@ -57,20 +57,54 @@ pub(crate) enum Poke {
 
 /// The result of an operation.
 enum Done {
-    Looked { epoch: u64, result: runtime::Result<Vec<Container>> },
-    Inspected { id: String, result: runtime::Result<Container> },
+    Looked {
+        epoch: u64,
+        result: runtime::Result<Vec<Container>>,
+    },
+    Inspected {
+        id: String,
+        result: runtime::Result<Container>,
+    },
     Volumes(Result<Prepared, String>),
-    Image { container: String, result: runtime::Result<Image> },
+    Image {
+        container: String,
+        result: runtime::Result<Image>,
+    },
     Sandbox(runtime::Result<Container>),
-    Started { container: String, result: runtime::Result<Container> },
-    Hooked { container: String, id: String, result: Result<(), String> },
-    Killed { op: Op, result: runtime::Result<Option<Container>> },
-    Removed { id: String, result: runtime::Result<()> },
-    Published { sent: PodStatus, result: kube::Result<Option<Pod>> },
+    Started {
+        container: String,
+        result: runtime::Result<Container>,
+    },
+    Hooked {
+        container: String,
+        id: String,
+        result: Result<(), String>,
+    },
+    Killed {
+        op: Op,
+        result: runtime::Result<Option<Container>>,
+    },
+    Removed {
+        id: String,
+        result: runtime::Result<()>,
+    },
+    /// Boxed: the others are a tenth of its size.
+    Published {
+        sent: Box<PodStatus>,
+        result: Box<kube::Result<Option<Pod>>>,
+    },
     Deleted(kube::Result<()>),
     Released(std::io::Result<()>),
-    Probed { id: String, container: String, kind: probe::Kind, result: Result<(), String> },
-    Message { id: String, text: String },
+    Probed {
+        id: String,
+        container: String,
+        kind: probe::Kind,
+        result: Result<(), String>,
+    },
+    Message {
+        id: String,
+        text: String,
+    },
 }
 
 /// Volumes as they are on disk now.

@@ -34,10 +34,13 @@ pub enum LookupError {
     NoSandbox { pod: String },
 }
 
+/// By namespace and name.
+type Views = HashMap<(String, String), Arc<PodView>>;
+
 /// Answers (namespace, pod, container) with spec and container. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Lookup {
-    pods: Arc<RwLock<HashMap<(String, String), Arc<PodView>>>>,
+    pods: Arc<RwLock<Views>>,
 }
 
 impl Lookup {

@@ -241,7 +241,7 @@ impl Worker {
                     }
                 }
             }
-            Done::Published { sent, result } => self.published_done(sent, result, now),
+            Done::Published { sent, result } => self.published_done(*sent, *result, now),
             Done::Deleted(result) => {
                 self.running.remove(&Op::Delete);
                 match result {

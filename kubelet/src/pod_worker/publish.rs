@@ -110,7 +110,7 @@ impl Worker {
                 self.ops.push(
                     async move {
                         let result = write(&context, &pod, &patch).await;
-                        Done::Published { sent: status, result }
+                        Done::Published { sent: Box::new(status), result: Box::new(result) }
                     }
                     .boxed(),
                 );

@@ -21,6 +21,8 @@ const EXIT_CODE_POLL: Duration = Duration::from_millis(20);
 const CONNECT: Duration = Duration::from_secs(10);
 
 type EngineOutput = std::pin::Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
+/// Columns and rows.
+type Sizes = mpsc::Sender<(u16, u16)>;
 type Resize = Box<dyn Fn(u16, u16) -> BoxFuture<'static, ()> + Send>;
 
 pub(super) async fn exec(docker: &bollard::Docker, container: &str, spec: ExecSpec) -> Result<Session> {
@@ -123,7 +125,7 @@ async fn container_exit(docker: bollard::Docker, id: String) -> Result<i32> {
 fn joined(
     output: EngineOutput,
     resize: Option<Resize>,
-) -> (BoxStream<'static, Result<Output>>, Option<mpsc::Sender<(u16, u16)>>) {
+) -> (BoxStream<'static, Result<Output>>, Option<Sizes>) {
     let Some(resize) = resize else { return (output.filter_map(translate).boxed(), None) };
     let (sender, sizes) = mpsc::channel(RESIZE_QUEUE);
     let both = stream::unfold((output, resize, sizes), |(mut output, resize, mut sizes)| async move {
