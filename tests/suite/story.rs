@@ -100,7 +100,7 @@ fn stateful_set_keeps_names_volumes_and_data() {
     story.post("kubia-0", "the first pod's data");
     story.post("kubia-1", "the second pod's data");
     assert_eq!(story.kept("kubia-0"), "the first pod's data");
-    let service = format!("{}/services/kubia-public:http/proxy/", story.namespace);
+    let service = format!("{}/services/kubia-public/proxy/", story.namespace);
     wait_for("every peer's data through the service", DEADLINE, || {
         let seen = curl(&[&service]);
         let all = seen.stdout.contains("- kubia-0: the first pod's data")
