@@ -208,7 +208,9 @@ impl Agent {
     }
 
     fn disconnected(&self, why: String) {
-        tracing::warn!(error = %why, "the container engine cannot be reached");
+        if self.engine.borrow().is_none() {
+            tracing::warn!(error = %why, "the container engine cannot be reached; trying again until it can");
+        }
         self.engine.send_if_modified(|state| state.replace(why.clone()).as_ref() != Some(&why));
     }
 

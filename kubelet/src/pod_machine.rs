@@ -103,7 +103,8 @@ pub(crate) enum Op {
     Start(String),
     /// A container's postStart hook: it is not Running for anybody until this has succeeded.
     Hook(String),
-    /// With the deadline it works towards: a nearer one needs another operation.
+    /// With the deadline it works towards: a nearer one needs another operation. [`Op::any_kill`] stands for all of one
+    /// container's in `World::held`.
     Kill {
         id: String,
         deadline: Timestamp,
@@ -116,6 +117,13 @@ pub(crate) enum Op {
     Look,
     /// Read what a container left as its last words.
     Message(String),
+}
+
+impl Op {
+    /// The key under which a container's kills are held back after a failure.
+    pub(crate) fn any_kill(id: &str) -> Self {
+        Op::Kill { id: id.to_owned(), deadline: Timestamp::UNIX_EPOCH }
+    }
 }
 
 /// Everything the decision depends on, as of now.
@@ -260,7 +268,7 @@ fn syncing(state: &mut State, world: &World<'_>, now: Timestamp, effects: &mut V
         return;
     }
     perform(state, world, plan, now, effects);
-    remove_old_instances(world, effects);
+    remove_old_instances(world, now, effects);
 }
 
 fn active_deadline(pod: &Pod) -> Option<Timestamp> {
@@ -273,7 +281,7 @@ fn active_deadline(pod: &Pod) -> Option<Timestamp> {
 fn perform(state: &mut State, world: &World<'_>, plan: Plan, now: Timestamp, effects: &mut Vec<Effect>) {
     for kill in plan.kill {
         let already = |op: &Op| matches!(op, Op::Kill { id, .. } if *id == kill.id);
-        if world.running.iter().any(already) {
+        if world.running.iter().any(already) || is_held(world, now, &Op::any_kill(&kill.id), effects) {
             continue;
         }
         if kill.why == KillReason::Changed {
@@ -336,22 +344,23 @@ fn first_containers(pod: &Pod) -> impl Iterator<Item = &str> {
 
 /// Asks for an effect unless its operation is running or held back.
 fn begin(world: &World<'_>, now: Timestamp, op: Op, effect: Effect, effects: &mut Vec<Effect>) -> bool {
-    if world.running.contains(&op) {
-        return false;
-    }
-    if let Some(until) = world.held.get(&op)
-        && *until > now
-    {
-        effects.push(Effect::WakeAt(*until));
+    if world.running.contains(&op) || is_held(world, now, &op, effects) {
         return false;
     }
     effects.push(effect);
     true
 }
 
+/// Whether an operation that failed has to wait; then it is looked at again in time.
+fn is_held(world: &World<'_>, now: Timestamp, op: &Op, effects: &mut Vec<Effect>) -> bool {
+    let until = world.held.get(op).filter(|until| **until > now);
+    effects.extend(until.map(|until| Effect::WakeAt(*until)));
+    until.is_some()
+}
+
 /// Keeps the newest instance of each container and one dead one before it; older ones, and dead sandboxes that were
 /// replaced, go.
-fn remove_old_instances(world: &World<'_>, effects: &mut Vec<Effect>) {
+fn remove_old_instances(world: &World<'_>, now: Timestamp, effects: &mut Vec<Effect>) {
     let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
     let mut newest_first: Vec<&Container> = world.containers.iter().collect();
     newest_first.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created)));
@@ -360,15 +369,14 @@ fn remove_old_instances(world: &World<'_>, effects: &mut Vec<Effect>) {
         *count += 1;
         let limit = if container.is_sandbox() { 1 } else { 1 + DEAD_INSTANCES_KEPT };
         if *count > limit && !container.is_running() {
-            remove(world, &container.id, effects);
+            remove(world, now, &container.id, effects);
         }
     }
 }
 
-fn remove(world: &World<'_>, id: &str, effects: &mut Vec<Effect>) {
-    if !world.running.contains(&Op::Remove(id.to_owned())) {
-        effects.push(Effect::RemoveContainer { id: id.to_owned() });
-    }
+fn remove(world: &World<'_>, now: Timestamp, id: &str, effects: &mut Vec<Effect>) {
+    let effect = Effect::RemoveContainer { id: id.to_owned() };
+    begin(world, now, Op::Remove(id.to_owned()), effect, effects);
 }
 
 fn terminating(state: &mut State, world: &World<'_>, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -389,7 +397,8 @@ fn terminating(state: &mut State, world: &World<'_>, now: Timestamp, effects: &m
     if !alive.is_empty() {
         for container in next_to_stop(world.pod, &alive) {
             let near_enough = |op: &Op| matches!(op, Op::Kill { id, deadline: running } if *id == container.id && *running <= deadline);
-            if !world.running.iter().any(near_enough) {
+            let held = |effects: &mut Vec<Effect>| is_held(world, now, &Op::any_kill(&container.id), effects);
+            if !world.running.iter().any(near_enough) && !held(effects) {
                 effects.push(Effect::KillContainer {
                     id: container.id.clone(),
                     name: container.name.clone(),
@@ -402,7 +411,7 @@ fn terminating(state: &mut State, world: &World<'_>, now: Timestamp, effects: &m
     }
     let sandboxes: Vec<&Container> = world.containers.iter().filter(|c| c.is_sandbox()).collect();
     for sandbox in &sandboxes {
-        remove(world, &sandbox.id, effects);
+        remove(world, now, &sandbox.id, effects);
     }
     if sandboxes.is_empty() {
         state.stage = Stage::Terminated { why: why.clone() };
@@ -436,7 +445,7 @@ fn terminated(state: &mut State, world: &World<'_>, now: Timestamp, effects: &mu
         }
         Object::Vanished => {
             for container in world.containers {
-                remove(world, &container.id, effects);
+                remove(world, now, &container.id, effects);
             }
             if !world.containers.is_empty() {
                 return;

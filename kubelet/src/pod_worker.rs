@@ -285,15 +285,18 @@ impl Worker {
                     _ => self.perform(Effect::PrepareVolumes),
                 }
             }
-            if let Some(due) = self.refresh_at {
-                at(due.max(now));
+            if let Some(due) = self.refresh_at.filter(|due| *due > now) {
+                at(due);
             }
         }
-        for (id, container, kind, probe) in self.probes.due(now, !syncing) {
-            self.ask(id, container, kind, probe);
-        }
-        if let Some(due) = self.probes.next() {
-            at(due);
+        // Without a sandbox there is no address to ask, and what is left of the pod is being killed.
+        if live_sandbox(&self.containers).is_some() {
+            for (id, container, kind, probe) in self.probes.due(now, !syncing) {
+                self.ask(id, container, kind, probe);
+            }
+            if let Some(due) = self.probes.next() {
+                at(due);
+            }
         }
         self.collect_messages();
         let before = self.published;

@@ -20,6 +20,7 @@ const VOLUMES: (i64, i64) = (1, 120);
 const START: (i64, i64) = (2, 60);
 const SANDBOX: (i64, i64) = (1, 60);
 const API: (i64, i64) = (1, 30);
+const ENGINE: (i64, i64) = (1, 30);
 /// A pull is retried as the real kubelet does.
 const IMAGE: (i64, i64) = (10, 300);
 /// A postStart hook has no time limit in Kubernetes; an hour is one nobody meets by intent.
@@ -220,6 +221,7 @@ impl Worker {
                     Ok(None) => self.forget(&id),
                     Err(error) => {
                         tracing::warn!(pod.uid = %self.uid, container.id = %id, %error, "stopping a container failed; trying again");
+                        self.fail(Op::any_kill(&id), now, ENGINE.0, ENGINE.1, "", String::new());
                         self.look_again = true;
                     }
                 }
@@ -237,6 +239,7 @@ impl Worker {
                     }
                     Err(error) => {
                         tracing::warn!(pod.uid = %self.uid, container.id = %id, %error, "removing a container failed; trying again");
+                        self.fail(Op::Remove(id), now, ENGINE.0, ENGINE.1, "", String::new());
                         self.look_again = true;
                     }
                 }
