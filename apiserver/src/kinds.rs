@@ -137,7 +137,8 @@ impl Column {
 pub enum Deletion {
     /// Removed at once.
     Immediate,
-    /// Marked, with this many seconds of grace; whoever runs it removes it with grace 0.
+    /// Marked, with this many seconds of grace; whoever runs it removes it with grace 0. With none left it goes at
+    /// once, and its last state says when.
     Graceful { seconds: i64 },
 }
 

@@ -4,7 +4,8 @@
 //! needs no line here. The order, and why:
 //! 1. id, span and metrics around everything, panics included;
 //! 2. what the request is about (a path that cannot be read is refused before it costs anything);
-//! 3. a slot, unless it is a watch or a stream (those last as long as the client likes);
+//! 3. a slot, unless it is a watch or a stream (those last as long as the client likes) or comes from a component of
+//!    this process (those are few, and a flood from outside must not keep a node from saying that it is alive);
 //! 4. who, then may they: nothing of the request but its head has been looked at;
 //! 5. a deadline around the rest; a write runs as a task of its own, so that a client that goes away does not leave
 //!    it half done (an address reserved but not kept, say).
@@ -64,8 +65,10 @@ async fn serve(State(app): State<App>, request: Request) -> Response {
 
 async fn handle(app: &App, info: RequestInfo, request: Request) -> Result<Response> {
     let long = info.is_long_running();
+    let peer = request.extensions().get::<Peer>().ok_or(ApiError::Unauthorized)?;
+    let unbounded = long || !info.is_resource || matches!(peer, Peer::Internal(_));
     let _slot = match app.in_flight.try_acquire() {
-        _ if long || !info.is_resource => None,
+        _ if unbounded => None,
         Ok(slot) => Some(slot),
         Err(_) => {
             return Err(ApiError::TooManyRequests {
@@ -74,11 +77,8 @@ async fn handle(app: &App, info: RequestInfo, request: Request) -> Result<Respon
             });
         }
     };
-    let user = {
-        let peer = request.extensions().get::<Peer>().ok_or(ApiError::Unauthorized)?;
-        let lookup: &dyn Lookup = &app.registry;
-        app.authenticator.authenticate(lookup, peer, request.headers()).await?
-    };
+    let lookup: &dyn Lookup = &app.registry;
+    let user = app.authenticator.authenticate(lookup, peer, request.headers()).await?;
     auth::authorize(&user, &info)?;
     let query = Query::of(request.uri())?;
     let incoming = Incoming { info, user, query, request };

@@ -169,11 +169,10 @@ impl Kind for Pods {
     fn deletion(object: &Pod, requested: Option<i64>) -> Deletion {
         // Nobody would ever confirm the end of what no node runs.
         if api::pod::node_name(object).is_none() || api::pod::is_terminal(object) {
-            return Deletion::Immediate;
+            return Deletion::Graceful { seconds: 0 };
         }
         let own = object.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
         match requested.or(own).unwrap_or(0) {
-            0 => Deletion::Immediate,
             seconds if seconds < 0 => Deletion::Graceful { seconds: 1 },
             seconds => Deletion::Graceful { seconds },
         }

@@ -142,7 +142,9 @@ async fn a_pod_on_a_node_is_marked_and_goes_with_grace_zero() {
 async fn pods_that_need_no_farewell_go_at_once() {
     let server = Server::new();
     server.create(PODS, &pod("unscheduled")).await;
-    assert_eq!(server.delete(&format!("{PODS}/unscheduled"), &Value::Null).await.expect(200)["kind"], "Pod");
+    let last = server.delete(&format!("{PODS}/unscheduled"), &Value::Null).await.expect(200);
+    assert_eq!((&last["kind"], &last["metadata"]["deletionGracePeriodSeconds"]), (&json!("Pod"), &json!(0)));
+    assert!(last["metadata"]["deletionTimestamp"].is_string());
     assert!(stored(&server, &format!("{PODS}/unscheduled")).await.is_none());
     let forced = bound_pod(&server, "forced").await;
     server.delete(&format!("{forced}?gracePeriodSeconds=0"), &Value::Null).await.expect(200);

@@ -17,13 +17,20 @@ async fn bodies_are_bounded() {
 
 #[tokio::test]
 async fn too_many_requests_at_once_are_sent_away() {
-    let server = Server::with(Limits { in_flight: 0, ..Limits::default() }, storage::Limits::default());
+    let mut server = Server::with(Limits { in_flight: 0, ..Limits::default() }, storage::Limits::default());
+    let remote = "127.0.0.1:1".parse().unwrap();
+    let user_cert = Some(("admin".to_owned(), vec!["system:masters".to_owned()]));
+    let outside = crate::router::router(server.app.clone()).layer(Extension(Peer::Tls { user_cert, remote }));
+    let inside = std::mem::replace(&mut server.router, outside);
     let answer = server.get(MAPS).await;
     assert_eq!(answer.headers["retry-after"], "1");
     answer.refused(429, "TooManyRequests", "try again later");
     // Watches and health do not take part.
     assert_eq!(server.get(&format!("{MAPS}?watch=1&timeoutSeconds=1")).await.code, 200);
     assert_eq!(server.get("/livez").await.text(), "ok");
+    // Nor do the server's own components.
+    server.router = inside;
+    server.get(MAPS).await.expect(200);
 }
 
 #[tokio::test]

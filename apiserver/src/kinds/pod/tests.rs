@@ -162,15 +162,15 @@ fn grace() {
     };
     let graceful = |seconds| Deletion::Graceful { seconds };
     for (pod, requested, expected) in [
-        (pod(base()), None, Deletion::Immediate),
-        (pod(base()), Some(10), Deletion::Immediate),
+        (pod(base()), None, graceful(0)),
+        (pod(base()), Some(10), graceful(0)),
         (scheduled(30, "Running"), None, graceful(30)),
         (scheduled(30, "Running"), Some(5), graceful(5)),
-        (scheduled(30, "Running"), Some(0), Deletion::Immediate),
-        (scheduled(0, "Running"), None, Deletion::Immediate),
+        (scheduled(30, "Running"), Some(0), graceful(0)),
+        (scheduled(0, "Running"), None, graceful(0)),
         (scheduled(-1, "Running"), None, graceful(1)),
-        (scheduled(30, "Succeeded"), None, Deletion::Immediate),
-        (scheduled(30, "Failed"), Some(9), Deletion::Immediate),
+        (scheduled(30, "Succeeded"), None, graceful(0)),
+        (scheduled(30, "Failed"), Some(9), graceful(0)),
     ] {
         assert_eq!(Pods::deletion(&pod, requested), expected);
     }
