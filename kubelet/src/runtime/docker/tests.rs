@@ -33,7 +33,7 @@ impl Bench {
         let cidr = format!("10.251.{subnet}.0/24").parse().unwrap();
         let mut config = Config::new("n1", 0, &cluster, "/nowhere".into(), cidr);
         config.bridge_name = format!("mkt{subnet}");
-        import_busybox();
+        need_busybox();
         let bench = Self {
             docker: Docker::new(raw.clone(), &config),
             raw,
@@ -72,7 +72,7 @@ impl Bench {
         script: &str,
         change: impl Fn(&mut ContainerSpec),
     ) -> String {
-        let image = self.docker.image("minik8s-test/busybox:1").await.unwrap().unwrap();
+        let image = self.docker.image("minik8s-test/busybox:latest").await.unwrap().unwrap();
         let mut spec = container_spec_for_tests(self.pod(), &sandbox.id, name, &image.id);
         spec.command = ["sh", "-c", script].map(str::to_owned).to_vec();
         change(&mut spec);
@@ -90,12 +90,13 @@ impl Bench {
     }
 }
 
-/// An image from the machine's own busybox: no registry is asked.
-fn import_busybox() {
-    let script = "docker image inspect minik8s-test/busybox:1 >/dev/null 2>&1 || { d=$(mktemp -d); mkdir $d/bin $d/tmp; \
-        cp /bin/busybox $d/bin/; for a in sh cat echo sleep id hostname stty nc httpd env; do ln -s busybox $d/bin/$a; done; \
-        tar -C $d -c . | docker import - minik8s-test/busybox:1 >/dev/null; rm -r $d; }";
-    assert!(Command::new("sh").args(["-c", script]).status().unwrap().success());
+/// The tests' image, which no registry has.
+fn need_busybox() {
+    let found = Command::new("docker").args(["image", "inspect", "minik8s-test/busybox:latest"]).output();
+    assert!(
+        found.is_ok_and(|o| o.status.success()),
+        "no image minik8s-test/busybox to test with: run tests/images.sh (make test does)"
+    );
 }
 
 async fn output(session: &mut Session) -> (String, String) {
@@ -191,14 +192,17 @@ async fn a_pods_life_in_the_engine() {
     bench.docker.remove_container(&a).await.unwrap();
     bench.docker.remove_container(&a).await.unwrap();
     bench.docker.stop_container(&a, Duration::from_secs(10)).await.unwrap();
+    use crate::runtime::Action::{Died, Removed, Started};
     let mut seen = Vec::new();
     while seen.len() < 4 {
         if let Some(Event::Pod { container_id, action, uid }) = events.next().await {
             assert_eq!(uid, bench.pod().uid);
-            seen.push((container_id == a, action));
+            // The remains of a run that was cut short may still be leaving.
+            if container_id == a || action != Removed {
+                seen.push((container_id == a, action));
+            }
         }
     }
-    use crate::runtime::Action::{Died, Removed, Started};
     assert_eq!(seen, [(false, Started), (true, Started), (true, Died), (true, Removed)]);
     bench.clean().await;
 }
@@ -209,14 +213,18 @@ async fn ports_inside_the_pod_are_reached_also_on_its_loopback() {
     let sandbox = bench.sandbox([10, 251, 42, 7]).await;
     let a = bench.start(&sandbox, "a", "echo hello | nc -l -p 8080 -s 127.0.0.1", |_| {}).await;
     let mut text = String::new();
-    for _ in 0..200 {
+    let listened = tokio::time::timeout(Duration::from_secs(30), async {
         // It listens when it listens.
-        if let Ok(mut stream) = bench.docker.dial(&sandbox.id, 8080).await {
-            stream.read_to_string(&mut text).await.unwrap();
-            break;
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            tick.tick().await;
+            if let Ok(mut stream) = bench.docker.dial(&sandbox.id, 8080).await {
+                stream.read_to_string(&mut text).await.unwrap();
+                return;
+            }
         }
-        tokio::task::yield_now().await;
-    }
+    });
+    listened.await.unwrap();
     if rustix::process::geteuid().is_root() {
         assert_eq!(text, "hello\n");
     }
@@ -229,7 +237,7 @@ async fn ports_inside_the_pod_are_reached_also_on_its_loopback() {
 async fn what_cannot_start_is_an_end_with_the_engines_words() {
     let Some(bench) = Bench::new(43).await else { return };
     let sandbox = bench.sandbox([10, 251, 43, 7]).await;
-    let image = bench.docker.image("minik8s-test/busybox:1").await.unwrap().unwrap();
+    let image = bench.docker.image("minik8s-test/busybox:latest").await.unwrap().unwrap();
     let mut spec = container_spec_for_tests(bench.pod(), &sandbox.id, "a", &image.id);
     spec.command = vec!["/no/such/program".into()];
     let id = bench.docker.create_container(&spec).await.unwrap();
