@@ -36,6 +36,7 @@ if [ ! -x "$busybox" ]; then
         cd "$work"
         apt-get download -qq busybox >/dev/null 2>&1 || { apt-get update -qq && apt-get download -qq busybox >/dev/null; } ||
             { echo "images: cannot get Debian's package busybox (apt-get download busybox)" >&2; exit 1; }
+        mkdir -p "$root/.cache/busybox"
         dpkg -x busybox_*.deb "$root/.cache/busybox"
     )
 fi
