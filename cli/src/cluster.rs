@@ -5,7 +5,7 @@
 
 use crate::{
     Exit, certs,
-    config::{Cidr, Component, Datastore, Settings},
+    config::{Component, Datastore, Settings},
     data_dir::DataDir,
     shutdown,
 };
@@ -78,7 +78,7 @@ impl Cluster {
             .cluster_cidr
             .node(u32::from(LOCAL_NODE) + 1)
             .ok_or_else(|| Exit::usage("--cluster-cidr holds no range for the local node"))?;
-        let gateway = pod_cidr.nth(1);
+        let gateway = pod_cidr.gateway();
         let machine = machine_address();
         let names = certificate_names(&settings, gateway, machine);
         let (certificates, store, docker) = tokio::join!(
@@ -122,11 +122,6 @@ impl Cluster {
         let informers_stop = CancellationToken::new();
         let informers =
             Informers::new(api.client(User::component("system:minik8s-informers")), informers_stop.clone());
-        let (cidr, cluster_cidr, service_cidr) = (
-            kubelet_cidr(pod_cidr)?,
-            kubelet_cidr(settings.cluster_cidr)?,
-            kubelet_cidr(settings.service_cidr)?,
-        );
         let mut bridge = String::new();
         let kubelet = docker.clone().map(|docker| {
             let mut config = kubelet::Config::new(
@@ -134,7 +129,7 @@ impl Cluster {
                 LOCAL_NODE,
                 data.cluster_id(),
                 settings.data_dir.clone(),
-                cidr,
+                pod_cidr,
             );
             config.cluster_dns = settings.service_cidr.nth(10);
             config.cluster_domain = settings.cluster_domain.clone();
@@ -169,6 +164,7 @@ impl Cluster {
             let config = dns::Config {
                 bind: vec![SocketAddr::new(IpAddr::V4(gateway), kubelet::config::DNS_PORT)],
                 cluster_domain: settings.cluster_domain.clone(),
+                reverse_networks: vec![settings.service_cidr, settings.cluster_cidr],
                 ..dns::Config::default()
             };
             let server = dns::Server::bind(config, informers.clone())
@@ -182,14 +178,14 @@ impl Cluster {
             let node = kubelet::proxy::LocalNode {
                 name: settings.node_name.clone(),
                 bridge: bridge.clone(),
-                pod_cidr: cidr,
+                pod_cidr,
                 gateway,
             };
             let config = kubelet::proxy::Config {
                 cluster_id: data.cluster_id().to_owned(),
                 nodes: vec![node],
-                cluster_cidr,
-                service_cidr,
+                cluster_cidr: settings.cluster_cidr,
+                service_cidr: settings.service_cidr,
             };
             kubelet::proxy::Proxy::new(config, &informers)
         });
@@ -385,11 +381,6 @@ fn older(version: &str, than: &str) -> bool {
         Some((major.parse().ok()?, minor.parse().ok()?))
     };
     matches!((parse(version), parse(than)), (Some(a), Some(b)) if a < b)
-}
-
-fn kubelet_cidr(cidr: Cidr) -> Result<kubelet::Cidr, Exit> {
-    kubelet::Cidr::new(cidr.base, cidr.prefix)
-        .ok_or_else(|| Exit::usage(format!("{cidr} holds no room for pods")))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -1,17 +1,17 @@
 //! From flags, environment and file to checked settings. A bad value is one sentence and exit code 2.
 
 use crate::{Exit, args::ServerFlags};
+use api::Cidr;
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 const DEFAULT_PORT: u16 = 6443;
 /// kubelet's own default for pods on a node.
 const DEFAULT_MAX_PODS: u32 = 110;
-/// Each node gets a /24, so a cluster CIDR must hold at least one.
-const NODE_PREFIX: u8 = 24;
+/// Shorter ones are no private range, longer ones hold no /24 of a node.
+const PREFIXES: std::ops::RangeInclusive<u8> = 8..=24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -32,58 +32,6 @@ pub enum Component {
     Controllers,
     Dns,
     Proxy,
-}
-
-/// An IPv4 range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cidr {
-    pub base: Ipv4Addr,
-    pub prefix: u8,
-}
-
-impl Cidr {
-    /// The `n`th address of the range.
-    pub fn nth(self, n: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.base).wrapping_add(n))
-    }
-
-    /// The /24 of the node with this index, counted from 1 (0 is left free for the cluster's own use).
-    pub fn node(self, index: u32) -> Option<Cidr> {
-        let nodes = 1u32 << u32::from(NODE_PREFIX - self.prefix);
-        (index < nodes).then(|| Cidr { base: self.nth(index << 8), prefix: NODE_PREFIX })
-    }
-
-    fn overlaps(self, other: Cidr) -> bool {
-        let shortest = self.prefix.min(other.prefix);
-        let mask = u32::MAX.checked_shl(32 - u32::from(shortest)).unwrap_or(0);
-        u32::from(self.base) & mask == u32::from(other.base) & mask
-    }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.base, self.prefix)
-    }
-}
-
-impl FromStr for Cidr {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (base, prefix) = text.split_once('/').ok_or("has no /prefix")?;
-        let base: Ipv4Addr = base.parse().map_err(|_| "is not an IPv4 range")?;
-        let prefix: u8 = prefix.parse().map_err(|_| "has no valid prefix length")?;
-        if !(8..=24).contains(&prefix) {
-            return Err("must have a prefix length from 8 to 24".to_owned());
-        }
-        let mask = u32::MAX << (32 - u32::from(prefix));
-        if u32::from(base) & !mask != 0 {
-            return Err(format!(
-                "has host bits set; did you mean {}/{prefix}?",
-                Ipv4Addr::from(u32::from(base) & mask)
-            ));
-        }
-        Ok(Self { base, prefix })
-    }
 }
 
 /// Everything `minik8s server` was told, checked.
@@ -140,7 +88,12 @@ impl Settings {
         };
         let cidr = |name: &str, value: Option<String>, default: &str| -> Result<Cidr, Exit> {
             let text = value.unwrap_or_else(|| default.to_owned());
-            text.parse().map_err(|why| Exit::usage(format!("--{name}: {text:?} {why}")))
+            text.parse::<Cidr>()
+                .and_then(|cidr| match PREFIXES.contains(&cidr.prefix_length()) {
+                    true => Ok(cidr),
+                    false => Err("must have a prefix length from 8 to 24".to_owned()),
+                })
+                .map_err(|why| Exit::usage(format!("--{name}: {text:?} {why}")))
         };
         let cluster_cidr = cidr("cluster-cidr", flags.cluster_cidr.or(file.cluster_cidr), "10.244.0.0/16")?;
         let service_cidr = cidr("service-cidr", flags.service_cidr.or(file.service_cidr), "10.96.0.0/16")?;
@@ -281,13 +234,5 @@ mod tests {
             assert!(got.contains(want), "{got:?} does not say {want:?}");
         }
         assert!(serde_saphyr::from_str::<ServerFlags>("prot: 1\n").is_err(), "unknown keys are refused");
-    }
-
-    #[test]
-    fn nodes_get_their_own_24() {
-        let cidr: Cidr = "10.244.0.0/16".parse().unwrap();
-        assert_eq!(cidr.node(1).unwrap().to_string(), "10.244.1.0/24");
-        assert_eq!(cidr.node(255).unwrap().to_string(), "10.244.255.0/24");
-        assert_eq!(cidr.node(256), None);
     }
 }

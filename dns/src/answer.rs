@@ -4,6 +4,7 @@ use crate::{
     index::{Endpoint, Index, Kind, Port, Service},
     name::{Question, ServiceKey},
 };
+use api::Cidr;
 use hickory_proto::rr::{
     Name, RData, Record, RecordType,
     rdata::{CNAME, NS, PTR, SOA, SRV, TXT},
@@ -20,7 +21,7 @@ const MAX_ADDITIONALS: usize = 64;
 pub(crate) struct Zone {
     pub(crate) name: Name,
     pub(crate) ttl: u32,
-    pub(crate) reverse_networks: Vec<(Ipv4Addr, u8)>,
+    pub(crate) reverse_networks: Vec<Cidr>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -110,12 +111,8 @@ fn name_server(zone: &Zone) -> Name {
 
 /// The name of the network an address is in, cut at whole octets.
 fn reverse_apex(zone: &Zone, address: Ipv4Addr) -> Option<Name> {
-    let inside = |(network, bits): &&(Ipv4Addr, u8)| {
-        let mask = u32::MAX.checked_shl(32 - u32::from(*bits.min(&32))).unwrap_or(0);
-        (u32::from(*network) ^ u32::from(address)) & mask == 0
-    };
-    let (_, bits) = zone.reverse_networks.iter().find(inside)?;
-    let octets = usize::from(bits.div_ceil(8)).min(3);
+    let network = zone.reverse_networks.iter().find(|network| network.contains(address))?;
+    let octets = usize::from(network.prefix_length().div_ceil(8)).min(3);
     let labels: Vec<String> = address.octets()[..octets].iter().rev().map(u8::to_string).collect();
     let labels = labels.iter().map(String::as_bytes).chain([b"in-addr".as_slice(), b"arpa"]);
     let mut name = Name::from_labels(labels).ok()?;

@@ -1,6 +1,7 @@
 //! What the DNS server has to know.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use api::Cidr;
+use std::net::SocketAddr;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -16,7 +17,7 @@ pub struct Config {
     pub ttl: u32,
     /// Service and pod networks: we alone answer for their addresses' names. Prefixes of other lengths than 8,
     /// 16 and 24 get the next longer zone's SOA.
-    pub reverse_networks: Vec<(Ipv4Addr, u8)>,
+    pub reverse_networks: Vec<Cidr>,
 }
 
 impl Default for Config {

@@ -71,7 +71,7 @@ struct Bed {
 }
 
 fn zone() -> Zone {
-    let networks = vec![("10.96.0.0".parse().unwrap(), 16), ("10.244.0.0".parse().unwrap(), 16)];
+    let networks = ["10.96.0.0/16", "10.244.0.0/16"].map(|n| n.parse().unwrap()).to_vec();
     Zone { name: Name::from_ascii("cluster.local.").unwrap(), ttl: 5, reverse_networks: networks }
 }
 

@@ -3,7 +3,7 @@
 //! The truth is the sandboxes: at start the pool is filled from them. An address is given back only when the pod's sandbox
 //! has been removed.
 
-use crate::config::Cidr;
+use api::Cidr;
 use std::{
     collections::HashMap,
     net::Ipv4Addr,

@@ -1,5 +1,6 @@
 //! What a kubelet must be told; everything else it finds out.
 
+use api::Cidr;
 use std::{net::Ipv4Addr, path::PathBuf};
 
 /// The settings of one node's kubelet. `cli` fills it from flags, environment and file.
@@ -72,76 +73,9 @@ impl Config {
     }
 }
 
-/// An IPv4 network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    base: u32,
-    bits: u8,
-}
-
-impl Cidr {
-    /// `bits` above 30 leave no room for a gateway and a pod and are refused.
-    pub fn new(address: Ipv4Addr, bits: u8) -> Option<Self> {
-        (bits <= 30).then(|| Self { base: u32::from(address) & mask(bits), bits })
-    }
-    /// The first address: the bridge's own, and the node's DNS server's.
-    pub fn gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::from(self.base + 1)
-    }
-    /// Addresses for pods: all but the network's, the gateway's and the broadcast's.
-    pub fn pod_addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
-        let last = self.base | !mask(self.bits);
-        (self.base + 2..last).map(Ipv4Addr::from)
-    }
-    /// The network's own address, and the bits of an address that belong to it.
-    pub fn address_and_mask(&self) -> (Ipv4Addr, Ipv4Addr) {
-        (Ipv4Addr::from(self.base), Ipv4Addr::from(mask(self.bits)))
-    }
-    pub fn prefix_length(&self) -> u8 {
-        self.bits
-    }
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        u32::from(address) & mask(self.bits) == self.base
-    }
-}
-
-fn mask(bits: u8) -> u32 {
-    if bits == 0 { 0 } else { u32::MAX << (32 - u32::from(bits)) }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", Ipv4Addr::from(self.base), self.bits)
-    }
-}
-
-impl std::str::FromStr for Cidr {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        let wrong = || format!("{s:?} is not an IPv4 network such as 10.244.1.0/24");
-        let (address, bits) = s.split_once('/').ok_or_else(wrong)?;
-        Self::new(address.parse().map_err(|_| wrong())?, bits.parse().map_err(|_| wrong())?).ok_or_else(wrong)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_network_gives_its_gateway_and_pod_addresses() {
-        let cidr: Cidr = "10.251.3.77/29".parse().unwrap();
-        assert_eq!(cidr.to_string(), "10.251.3.72/29");
-        assert_eq!(cidr.gateway().to_string(), "10.251.3.73");
-        let pods: Vec<_> = cidr.pod_addresses().map(|a| a.to_string()).collect();
-        assert_eq!(pods, ["10.251.3.74", "10.251.3.75", "10.251.3.76", "10.251.3.77", "10.251.3.78"]);
-        assert!(
-            cidr.contains("10.251.3.79".parse().unwrap()) && !cidr.contains("10.251.3.80".parse().unwrap())
-        );
-        for bad in ["", "10.0.0.0", "10.0.0.0/31", "10.0.0/8", "x/8", "::1/64"] {
-            assert!(bad.parse::<Cidr>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn bridge_names_fit_linux() {

@@ -34,7 +34,7 @@ pub mod stream;
 mod testing;
 mod volume;
 
-pub use config::{Cidr, Config};
+pub use config::Config;
 
 pub use runtime::docker::{Docker, reset};
 

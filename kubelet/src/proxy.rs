@@ -20,7 +20,7 @@ mod tests;
 
 pub use crate::netlink::Error;
 
-use crate::Cidr;
+use api::Cidr;
 use client::{Change, Informers, Marks, Store, indexes};
 use futures::StreamExt;
 use k8s_openapi::api::{

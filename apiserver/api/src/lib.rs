@@ -3,6 +3,7 @@
 //! Every other crate of the workspace may import this one; it imports none of them.
 
 pub mod age;
+pub mod cidr;
 pub mod clock;
 pub mod conditions;
 pub mod field;
@@ -12,3 +13,5 @@ pub mod pod;
 pub mod quantity;
 pub mod resource;
 pub mod selector;
+
+pub use cidr::Cidr;

@@ -318,18 +318,18 @@ impl Rule<'_> {
     }
 
     /// Whether what is in the register is in the network.
-    pub(crate) fn compare_network(&mut self, register: Register, equal: bool, network: crate::Cidr) {
+    pub(crate) fn compare_network(&mut self, register: Register, equal: bool, network: api::Cidr) {
         let (address, mask) = network.address_and_mask();
         self.bitwise(register, mask.octets(), [0; 4]);
         self.compare(register, equal, &address.octets());
     }
 
-    pub(crate) fn source_in(&mut self, equal: bool, network: crate::Cidr) {
+    pub(crate) fn source_in(&mut self, equal: bool, network: api::Cidr) {
         self.load_source(R0);
         self.compare_network(R0, equal, network);
     }
 
-    pub(crate) fn destination_in(&mut self, equal: bool, network: crate::Cidr) {
+    pub(crate) fn destination_in(&mut self, equal: bool, network: api::Cidr) {
         self.load_destination(R0);
         self.compare_network(R0, equal, network);
     }

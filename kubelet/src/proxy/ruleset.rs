@@ -15,13 +15,11 @@ use super::{
     services::{AFFINITY_SLOTS, LOCAL_OFFSET},
     state::Changes,
 };
-use crate::{
-    Cidr,
-    netlink::{
-        batch::Batch,
-        nftables::{Data, Element, Hook, R0, R1, R2, R3, Register, Rule, Table, Verdict},
-    },
+use crate::netlink::{
+    batch::Batch,
+    nftables::{Data, Element, Hook, R0, R1, R2, R3, Register, Rule, Table, Verdict},
 };
+use api::Cidr;
 use std::collections::BTreeSet;
 
 /// Marks packets that leave with our address; cleared before they go. The bit is kube-proxy's.
@@ -140,7 +138,7 @@ fn node_port_key(rule: &mut Rule<'_>) {
 }
 
 fn loopback() -> Option<Cidr> {
-    Cidr::new([127, 0, 0, 0].into(), 8)
+    Cidr::containing([127, 0, 0, 0].into(), 8)
 }
 
 fn write_chains(table: &mut Table<'_>, config: &Config) {
