@@ -183,11 +183,8 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let code = self.code();
-        // The end of an error's way: the one place it is logged. Only our own faults need a person.
-        match &self {
-            Self::Internal(_) => tracing::error!(error = %self, "a request failed"),
-            _ => tracing::debug!(error = %self, code = code.as_u16(), "a request was refused"),
-        }
+        // The end of an error's way. Our own faults are logged louder, with their request, by the router.
+        tracing::debug!(error = %self, code = code.as_u16(), "a request was refused");
         let retry_after = match &self {
             Self::TooManyRequests { retry_after, .. } => Some(*retry_after),
             Self::TooLargeResourceVersion { .. } => Some(1),

@@ -7,9 +7,10 @@ mod tls;
 pub use tls::{Tls, TlsError};
 
 use crate::auth::Peer;
+use api::guard::contained;
 use axum::Router;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
@@ -189,7 +190,7 @@ impl Door {
                     () = serve(stream, remote, router, acceptor, drain) => {}
                 }
             };
-            connections.spawn(task.instrument(info_span!("connection", peer = %remote)));
+            connections.spawn(contained(task).instrument(info_span!("connection", peer = %remote)));
         }
     }
 }
@@ -220,12 +221,25 @@ async fn serve(
     serve_stream(tls, peer, router, drain).await;
 }
 
+/// Runs what hyper makes for each HTTP/2 stream: the body of an answer, a watch's for example, is made there.
+#[derive(Clone, Default)]
+struct StreamTasks(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for StreamTasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn(contained(stream).in_current_span());
+    }
+}
+
 /// HTTP/1.1 and HTTP/2 on a connection that is set up; also what tests drive over a duplex pipe.
 pub(crate) async fn serve_stream<S>(stream: S, peer: Peer, router: Router, drain: CancellationToken)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(StreamTasks::default());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE);
     builder
         .http2()

@@ -19,10 +19,10 @@ use crate::{
     request::{Incoming, Query, RequestInfo},
     state::App,
 };
+use api::guard::{self, Panicked};
 use axum::{extract::Request, extract::State, response::IntoResponse, response::Response};
-use futures::FutureExt;
 use http::{HeaderValue, header};
-use std::{panic::AssertUnwindSafe, time::Instant};
+use std::time::Instant;
 use tracing::Instrument;
 
 /// Seconds after which a client that found the server full should come back.
@@ -43,15 +43,20 @@ async fn serve(State(app): State<App>, request: Request) -> Response {
     };
     let (verb, resource) =
         (info.verb, app.registry.kind_named(&info.resource).map_or("", |k| k.resource().plural));
-    let handled = AssertUnwindSafe(handle(&app, info, request)).catch_unwind().instrument(span.clone()).await;
-    let mut response = match handled {
-        Ok(Ok(response)) => response,
-        Ok(Err(e)) => span.in_scope(|| e.into_response()),
-        // The panic hook has told where; the client learns no more than that.
-        Err(_) => {
-            span.in_scope(|| ApiError::Internal("the request handler panicked".to_owned()).into_response())
-        }
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let handled = guard::caught(handle(&app, info, request)).instrument(span.clone()).await;
+    let error = match handled {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => Err(error),
+        Err(panic) => Err(panicked(panic)),
     };
+    let mut response = error.unwrap_or_else(|error| {
+        if matches!(error, ApiError::Internal(_)) {
+            // Our own fault needs a person, who needs to know what was asked for.
+            tracing::error!(request.id = %id, %method, path, %error, "a request failed");
+        }
+        span.in_scope(|| error.into_response())
+    });
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert("audit-id", id);
     }
@@ -92,8 +97,9 @@ async fn handle(app: &App, info: RequestInfo, request: Request) -> Result<Respon
         }
         let task_app = app.clone();
         let task = async move { dispatch(&task_app, incoming).await }.in_current_span();
-        match app.tasks.spawn(task).await {
-            Ok(answer) => answer,
+        match app.tasks.spawn(guard::caught(task)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(panic)) => Err(panicked(panic)),
             Err(e) => Err(ApiError::Internal(format!("the request's task failed: {e}"))),
         }
     };
@@ -103,6 +109,11 @@ async fn handle(app: &App, info: RequestInfo, request: Request) -> Result<Respon
             Err(ApiError::Timeout("Timeout: request did not complete within requested timeout".to_owned()))
         }
     }
+}
+
+/// The panic hook has told where.
+fn panicked(panic: Panicked) -> ApiError {
+    ApiError::Internal(format!("the request handler {panic}"))
 }
 
 async fn dispatch(app: &App, incoming: Incoming) -> Result<Response> {

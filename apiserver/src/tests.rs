@@ -31,6 +31,7 @@ struct NoNodes;
 #[async_trait::async_trait]
 impl NodeDialer for NoNodes {
     async fn dial(&self, node: &str) -> io::Result<Box<dyn Stream>> {
+        assert_ne!(node, "panic", "asked to");
         Err(io::Error::other(format!("no node {node}")))
     }
 }

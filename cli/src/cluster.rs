@@ -7,7 +7,7 @@ use crate::{
     Exit, certs,
     config::{Component, Datastore, Settings},
     data_dir::DataDir,
-    shutdown,
+    panics, shutdown,
 };
 use apiserver::User;
 use async_trait::async_trait;
@@ -44,6 +44,7 @@ const DOCKER_DEADLINE: Duration = Duration::from_secs(5);
 /// Runs a server until a signal stops it.
 pub async fn run(settings: Settings, started: Instant) -> Result<(), Exit> {
     let stop = CancellationToken::new();
+    let panics = panics::Watch::install(stop.clone());
     let tasks = TaskTracker::new();
     let signals = shutdown::listen(stop.clone())
         .map_err(|e| Exit::failed(format!("cannot listen for signals: {e}")))?;
@@ -51,7 +52,7 @@ pub async fn run(settings: Settings, started: Instant) -> Result<(), Exit> {
     let cluster = Cluster::start(settings, stop.clone()).await?;
     let outcome = cluster.serve(started).await;
     signals.abort();
-    outcome
+    panics.outcome().and(outcome)
 }
 
 /// Everything that runs, and what each part is stopped by.

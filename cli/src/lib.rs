@@ -9,6 +9,7 @@ pub mod config;
 pub mod ctl;
 pub mod data_dir;
 pub mod logging;
+pub mod panics;
 pub mod reset;
 pub mod shutdown;
 

@@ -14,6 +14,8 @@ pub enum Error {
     NotYet(String),
     #[error("input/output")]
     Io(#[from] std::io::Error),
+    #[error("the controller {0}")]
+    Panicked(api::guard::Panicked),
     #[error("no result within {} s", crate::run::RUN_DEADLINE.as_secs())]
     Deadline,
 }

@@ -6,6 +6,7 @@ use crate::{
     context::Ctx,
     error::{Error, Result},
 };
+use api::guard;
 use async_trait::async_trait;
 use client::Queue;
 use std::{
@@ -111,8 +112,10 @@ async fn worker<C: Controller>(
         let started = Instant::now();
         let span = tracing::debug_span!("reconcile", controller = C::NAME, object.ref = %key);
         let run = async {
-            match tokio::time::timeout(RUN_DEADLINE, controller.reconcile(&key)).await {
-                Ok(result) => result,
+            match tokio::time::timeout(RUN_DEADLINE, guard::caught(controller.reconcile(&key))).await {
+                Ok(Ok(result)) => result,
+                // One bad object; the others still need this loop.
+                Ok(Err(panic)) => Err(Error::Panicked(panic)),
                 Err(_) => Err(Error::Deadline),
             }
         };

@@ -3,7 +3,7 @@
 use crate::{
     gc,
     node_context::Context,
-    pod_workers::{CLAIMS, Key, PodWorkers, Reference},
+    pod_workers::{CLAIMS, End, Finished, Key, PodWorkers, Reference},
     runtime::{self, Container},
 };
 use client::{Cached, Change, Informers, Queue, Store};
@@ -34,8 +34,8 @@ enum Event {
     /// Something that pods refer to did.
     Object(Reference),
     Runtime(runtime::Event),
-    /// A worker ended: (uid, name of its pod).
-    Finished(String, Key),
+    /// A worker ended.
+    Finished(Finished),
     Tick,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Agent {
     pods: Store<Pod>,
     queue: Queue<Item>,
     workers: PodWorkers,
-    finished: mpsc::Receiver<(String, Key)>,
+    finished: mpsc::Receiver<Finished>,
     engine: EngineState,
     ticks: u32,
     /// Uids of pods whose workers have ended: the informer may show them for a moment longer.
@@ -116,7 +116,7 @@ impl Agent {
                     }
                 }
                 Some(event) = runtime.next() => Event::Runtime(event),
-                Some((uid, key)) = self.finished.recv() => Event::Finished(uid, key),
+                Some(finished) = self.finished.recv() => Event::Finished(finished),
                 _ = ticks.tick() => Event::Tick,
             };
             self.handle(event).await;
@@ -185,10 +185,12 @@ impl Agent {
                 self.relist().await;
             }
             Event::Runtime(runtime::Event::Disconnected(why)) => self.disconnected(why),
-            Event::Finished(uid, key) => {
+            Event::Finished(Finished { uid, key, why }) => {
                 self.workers.remove(&uid);
-                self.gone.truncate(GONE - 1);
-                self.gone.push_front(uid);
+                if why == End::Gone {
+                    self.gone.truncate(GONE - 1);
+                    self.gone.push_front(uid);
+                }
                 self.queue.add(Item::Pod(key));
             }
             Event::Tick => {

@@ -39,6 +39,7 @@ pub use config::Config;
 pub use runtime::docker::{Docker, reset};
 
 use agent::Agent;
+use api::guard::contained;
 use client::{Informers, Recorder};
 use node_context::Context;
 use runtime::{BoxStreamIo, Runtime};
@@ -125,7 +126,7 @@ impl Server {
             token: inner.token.clone(),
             tracker: inner.tracker.clone(),
         };
-        inner.tracker.spawn(server::serve(stream, state));
+        inner.tracker.spawn(contained(server::serve(stream, state)));
     }
 
     /// Which containers this node's pods have.

@@ -13,11 +13,13 @@ use crate::{
     runtime::{Action, Container, PodRef},
     volume,
 };
+use api::guard;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -28,12 +30,30 @@ pub(crate) type Key = (String, String);
 /// Something a pod may refer to: (plural of its kind, namespace, name).
 pub(crate) type Reference = (&'static str, String, String);
 
+/// A worker has ended.
+pub(crate) struct Finished {
+    pub(crate) uid: String,
+    pub(crate) key: Key,
+    pub(crate) why: End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Nothing of the pod is left here.
+    Gone,
+    /// The worker panicked: the pod needs another.
+    Panicked,
+}
+
+/// Between a worker's panic and its successor: what made it panic is likely still there.
+const PANIC_PAUSE: Duration = Duration::from_secs(10);
+
 pub(crate) struct PodWorkers {
     context: Arc<Context>,
     workers: HashMap<String, Handle>,
     by_name: HashMap<Key, HashSet<String>>,
     by_reference: HashMap<Reference, HashSet<String>>,
-    finished: mpsc::Sender<(String, Key)>,
+    finished: mpsc::Sender<Finished>,
     token: CancellationToken,
     tracker: TaskTracker,
 }
@@ -46,10 +66,10 @@ struct Handle {
 }
 
 impl PodWorkers {
-    /// `finished` is told (uid, name) of every worker that ends because its pod is gone.
+    /// `finished` is told of every worker that ends before the kubelet does.
     pub(crate) fn new(
         context: Arc<Context>,
-        finished: mpsc::Sender<(String, Key)>,
+        finished: mpsc::Sender<Finished>,
         token: CancellationToken,
         tracker: TaskTracker,
     ) -> Self {
@@ -226,10 +246,20 @@ impl PodWorkers {
         let (token, finished) = (self.token.clone(), self.finished.clone());
         let (uid, name) = (pod.uid.clone(), key.clone());
         self.tracker.spawn(async move {
-            if worker.run(token).await {
-                // The receiver goes only when the kubelet stops.
-                let _ = finished.send((uid, name)).await;
-            }
+            let why = match guard::caught(worker.run(token.clone())).await {
+                Ok(false) => return,
+                Ok(true) => End::Gone,
+                Err(panic) => {
+                    tracing::error!(pod.uid = uid, pod.name = name.1, %panic, "the pod's worker failed; it gets another");
+                    let pause = tokio::time::sleep(PANIC_PAUSE);
+                    if token.run_until_cancelled(pause).await.is_none() {
+                        return;
+                    }
+                    End::Panicked
+                }
+            };
+            // The receiver goes only when the kubelet stops.
+            let _ = finished.send(Finished { uid, key: name, why }).await;
         });
         self.workers.insert(pod.uid, Handle { key, wishes, pokes, references });
     }

@@ -7,6 +7,7 @@ pub mod cidr;
 pub mod clock;
 pub mod conditions;
 pub mod field;
+pub mod guard;
 pub mod names;
 pub mod owner;
 pub mod pod;

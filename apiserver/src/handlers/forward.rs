@@ -7,6 +7,7 @@ use crate::{
     dial::{NodeDialer, Stream},
     error::{ApiError, Result},
 };
+use api::guard::contained;
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
@@ -143,7 +144,7 @@ impl Forwarder {
                 }
             }
         };
-        self.tasks.spawn(drive.instrument(debug_span!("forward")));
+        self.tasks.spawn(contained(drive).instrument(debug_span!("forward")));
         sender.send_request(request).await.map_err(failed)
     }
 
@@ -177,7 +178,7 @@ impl Forwarder {
                 }
             }
         };
-        self.tasks.spawn(task.instrument(debug_span!("stream")));
+        self.tasks.spawn(contained(task).instrument(debug_span!("stream")));
         let (mut parts, _) = response.into_parts();
         let upgrade = parts.headers.get(header::UPGRADE).cloned();
         remove_hop_by_hop(&mut parts.headers);

@@ -44,6 +44,19 @@ async fn a_request_has_a_deadline() {
 }
 
 #[tokio::test]
+async fn a_handler_that_panics_answers_500_and_the_server_lives() {
+    let server = Server::new();
+    // In the request's own task, as reads run, and in the one that writes run in.
+    let read = server.get("/api/v1/nodes/panic/proxy/x").await;
+    read.refused(500, "InternalError", "the request handler panicked");
+    let tea = futures::stream::poll_fn(|_| -> std::task::Poll<Option<io::Result<String>>> { panic!("tea") });
+    let write = server.call("POST", MAPS, Body::from_stream(tea), &[]).await;
+    let status = write.refused(500, "InternalError", "the request handler panicked");
+    assert_eq!(status["message"], "Internal error occurred: the request handler panicked: tea");
+    server.get(MAPS).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_request_from_nowhere_is_nobodys() {
     let server = Server::new();
     let router = crate::router::router(server.app.clone());

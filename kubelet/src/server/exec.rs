@@ -14,6 +14,7 @@ use crate::{
         websocket::Channels,
     },
 };
+use api::guard::contained;
 use axum::{
     extract::{Path, Query, Request, State as Extract},
     response::Response,
@@ -72,21 +73,21 @@ pub(super) fn stream(
         Some(Wanted::WebSocket) => {
             let Agreed { response, choice, upgrade } =
                 upgrade::websocket(&mut request, Framing::REMOTE_COMMAND)?;
-            state.tracker.spawn(async move {
+            state.tracker.spawn(contained(async move {
                 if let Some(socket) = upgrade::socket(upgrade).await {
                     over_websocket(socket, choice, streams, kind, start, &state.token).await;
                 }
-            });
+            }));
             Ok(response)
         }
         Some(Wanted::Spdy) => {
             let Agreed { response, choice, upgrade } = upgrade::spdy(&mut request, SPDY_PROTOCOLS)?;
-            state.tracker.spawn(async move {
+            state.tracker.spawn(contained(async move {
                 if let Some(bytes) = upgrade::bytes(upgrade).await {
                     let (connection, driver) = spdy::serve(bytes);
                     tokio::join!(driver, over_spdy(connection, choice, streams, kind, start, &state.token));
                 }
-            });
+            }));
             Ok(response)
         }
         None => Err(upgrade::required()),

@@ -6,6 +6,7 @@ use super::{
     upgrade::{self, Agreed, Wanted},
 };
 use crate::runtime::{LogOptions, Output};
+use api::guard::contained;
 use axum::{
     body::Body,
     extract::{Path, Query, Request, State as Extract},
@@ -197,7 +198,7 @@ fn over_websocket(
     lines: impl Stream<Item = Chunk> + Send + 'static,
 ) -> Result<Response, Failure> {
     let Agreed { response, choice: base64, upgrade } = upgrade::websocket(&mut request, WEBSOCKET_PROTOCOLS)?;
-    state.tracker.spawn(async move {
+    state.tracker.spawn(contained(async move {
         let Some(socket) = upgrade::socket(upgrade).await else { return };
         let (mut writing, reading) = socket.split();
         // What the client says is of no interest, but its Close is, and its pings are answered by reading.
@@ -220,7 +221,7 @@ fn over_websocket(
             Ok(()) => drop(timeout(LINGER, gone).await),
             Err(error) => tracing::debug!(%error, "a client of a log broke off"),
         }
-    });
+    }));
     Ok(response)
 }
 

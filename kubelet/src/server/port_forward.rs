@@ -12,6 +12,7 @@ use crate::stream::{
     tunnel::Tunnel,
     websocket::Channels,
 };
+use api::guard::contained;
 use axum::{
     extract::{Path, Query, Request, State as Extract},
     response::Response,
@@ -71,11 +72,11 @@ pub(super) async fn port_forward(
     match upgrade::wanted(request.headers()) {
         Some(Wanted::Spdy) => {
             let Agreed { response, upgrade, .. } = upgrade::spdy(&mut request, SPDY_PROTOCOLS)?;
-            state.tracker.spawn(async move {
+            state.tracker.spawn(contained(async move {
                 if let Some(bytes) = upgrade::bytes(upgrade).await {
                     over_spdy(bytes, pod).await;
                 }
-            });
+            }));
             Ok(response)
         }
         Some(Wanted::WebSocket) => {
@@ -85,13 +86,13 @@ pub(super) async fn port_forward(
                 Carried::Spdy => Vec::new(),
                 Carried::Channels(_) => ports(&Pairs(query))?,
             };
-            state.tracker.spawn(async move {
+            state.tracker.spawn(contained(async move {
                 let Some(socket) = upgrade::socket(upgrade).await else { return };
                 match choice {
                     Carried::Spdy => over_spdy(Tunnel::new(socket), pod).await,
                     Carried::Channels(framing) => over_channels(socket, framing, ports, pod).await,
                 }
-            });
+            }));
             Ok(response)
         }
         None => Err(upgrade::required()),
@@ -178,7 +179,7 @@ async fn accept(mut connection: spdy::Connection, pod: Pod) {
                         gone: connection.token().clone(),
                     };
                     // Bounded by the connection's streams; ends with the connection.
-                    pod.state.tracker.spawn(pod.clone().forward(leg, data.port));
+                    pod.state.tracker.spawn(contained(pod.clone().forward(leg, data.port)));
                 }
                 None => drop(halves.insert(request, half)),
             },
