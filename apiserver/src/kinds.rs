@@ -11,7 +11,9 @@ use std::any::Any;
 
 mod config_map;
 mod controller_revision;
+mod daemon_set;
 mod decode;
+mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -21,6 +23,8 @@ mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
 mod pod;
+mod replica_set;
+mod replication_controller;
 mod secret;
 mod service;
 mod service_account;
@@ -32,7 +36,7 @@ mod typed;
 use typed::Typed;
 
 /// Every kind that is served. Adding a kind is one file and one line here.
-static ALL: [&dyn AnyKind; 16] = [
+static ALL: [&dyn AnyKind; 20] = [
     &Typed::<config_map::ConfigMaps>::NEW,
     &Typed::<endpoints::EndpointsKind>::NEW,
     &Typed::<event::Events>::NEW,
@@ -41,10 +45,14 @@ static ALL: [&dyn AnyKind; 16] = [
     &Typed::<persistent_volume::PersistentVolumes>::NEW,
     &Typed::<persistent_volume_claim::PersistentVolumeClaims>::NEW,
     &Typed::<pod::Pods>::NEW,
+    &Typed::<replication_controller::ReplicationControllers>::NEW,
     &Typed::<secret::Secrets>::NEW,
     &Typed::<service::Services>::NEW,
     &Typed::<service_account::ServiceAccounts>::NEW,
     &Typed::<controller_revision::ControllerRevisions>::NEW,
+    &Typed::<daemon_set::DaemonSets>::NEW,
+    &Typed::<deployment::Deployments>::NEW,
+    &Typed::<replica_set::ReplicaSets>::NEW,
     &Typed::<stateful_set::StatefulSets>::NEW,
     &Typed::<endpoint_slice::EndpointSlices>::NEW,
     &Typed::<lease::Leases>::NEW,

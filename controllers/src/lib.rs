@@ -13,6 +13,7 @@ pub mod garbage;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_gc;
+pub mod replica_set;
 pub mod run;
 pub mod scheduler;
 pub mod service_account;
@@ -23,6 +24,7 @@ use api::clock::{Clock, RealClock};
 use client::Informers;
 use context::Ctx;
 use futures::future::BoxFuture;
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use run::Metrics;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -72,6 +74,10 @@ type Start = fn(Arc<Ctx>) -> BoxFuture<'static, ()>;
 const TABLE: &[(Group, Start)] = &[
     (Group::Scheduler, |ctx| Box::pin(scheduler::Scheduler::new(ctx).run())),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), stateful_set::StatefulSets::new(ctx)))),
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), replica_set::Sets::<ReplicaSet>::new(ctx)))),
+    (Group::Controllers, |ctx| {
+        Box::pin(run::run(ctx.clone(), replica_set::Sets::<ReplicationController>::new(ctx)))
+    }),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), service_account::NamespaceDefaults::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), namespace::Namespaces::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(node_lifecycle::run(ctx))),

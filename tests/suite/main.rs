@@ -6,6 +6,7 @@ mod bad_input;
 mod control_plane;
 mod dns;
 mod kubectl;
+mod replica_sets;
 mod restart;
 mod story;
 mod streams;

@@ -6,32 +6,12 @@
 //! `{}` of a map, `""`, and `false` or `0` where that is the default) for one that is not given: clients that know the
 //! types leave such fields out when they write an object back, and must not seem to change it.
 
+use crate::request::protobuf;
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::fmt;
 
-/// Fields whose `false` or `0` says no more than their absence.
-const ZERO_IS_UNSET: [(&str, &str); 18] = [
-    ("PodSpec", "hostNetwork"),
-    ("PodSpec", "hostPID"),
-    ("PodSpec", "hostIPC"),
-    ("Container", "stdin"),
-    ("Container", "stdinOnce"),
-    ("Container", "tty"),
-    ("VolumeMount", "readOnly"),
-    ("PersistentVolumeClaimVolumeSource", "readOnly"),
-    ("ContainerPort", "hostPort"),
-    ("Probe", "initialDelaySeconds"),
-    ("Probe", "timeoutSeconds"),
-    ("Probe", "periodSeconds"),
-    ("Probe", "successThreshold"),
-    ("Probe", "failureThreshold"),
-    ("ServicePort", "nodePort"),
-    ("ServiceSpec", "publishNotReadyAddresses"),
-    ("StatefulSetSpec", "minReadySeconds"),
-    ("NodeSpec", "unschedulable"),
-];
 /// Fields whose empty string says something else than their absence.
 const EMPTY_IS_SET: [(&str, &str); 4] = [
     ("PersistentVolumeClaimSpec", "storageClassName"),
@@ -86,6 +66,14 @@ impl Context {
     fn is_at(&self, fields: &[(&str, &str)]) -> bool {
         match self.path.borrow().last() {
             Some(Segment::Field(owner, name)) => fields.iter().any(|f| f == &(*owner, name.as_str())),
+            _ => false,
+        }
+    }
+
+    /// Whether `false` or `0` of the field the decoder is at says no more than its absence.
+    fn is_zero_unset(&self) -> bool {
+        match self.path.borrow().last() {
+            Some(Segment::Field(owner, name)) => protobuf::zero_is_unset(owner, name),
             _ => false,
         }
     }
@@ -248,8 +236,8 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
                     && is("core::option::Option<alloc::string::String>")
                     && !self.context.is_at(&EMPTY_IS_SET)
             }
-            Value::Bool(value) => !value && self.context.is_at(&ZERO_IS_UNSET),
-            Value::Number(number) => number.as_i64() == Some(0) && self.context.is_at(&ZERO_IS_UNSET),
+            Value::Bool(value) => !value && self.context.is_zero_unset(),
+            Value::Number(number) => number.as_i64() == Some(0) && self.context.is_zero_unset(),
         };
         if unset { visitor.visit_none() } else { visitor.visit_some(self) }
     }

@@ -8,7 +8,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value, json};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, LazyLock},
 };
 
@@ -20,6 +20,36 @@ const MAX_DEPTH: usize = 64;
 
 /// Read at the first protobuf body.
 static TABLE: LazyLock<HashMap<&'static str, Arc<Message>>> = LazyLock::new(read_table);
+
+/// (type without its package, field) of scalars whose zero says no more than their absence, in JSON too: clients that
+/// know the types leave them out.
+static ZERO_IS_UNSET: LazyLock<HashSet<(&str, &str)>> = LazyLock::new(|| {
+    let mut set = HashSet::new();
+    for (name, message) in TABLE.iter() {
+        let name = name.rsplit('.').next().unwrap_or(name);
+        collect_zero_unset(name, message, &mut set);
+    }
+    set
+});
+
+fn collect_zero_unset(
+    name: &'static str,
+    message: &Message,
+    set: &mut HashSet<(&'static str, &'static str)>,
+) {
+    for field in message.values() {
+        if field.zero_is_unset {
+            set.insert((name, field.name));
+        } else if let (true, Some(inlined)) = (field.name == "-", TABLE.get(field.sort)) {
+            collect_zero_unset(name, inlined, set);
+        }
+    }
+}
+
+/// Whether a zero in `field` of the type (`PodSpec`) says that it is not set.
+pub fn zero_is_unset(type_name: &str, field: &str) -> bool {
+    ZERO_IS_UNSET.contains(&(type_name, field))
+}
 
 type Message = HashMap<u64, Field>;
 

@@ -25,7 +25,7 @@ pub fn is_healthy(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
 }
 
 /// How long a Ready pod must stay so until it counts as available.
-fn until_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> SignedDuration {
+pub(crate) fn until_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> SignedDuration {
     if min_ready_seconds <= 0 {
         return SignedDuration::ZERO;
     }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 pub(in crate::kinds) fn name(meta: &ObjectMeta) -> Value {
     meta.name.as_deref().unwrap_or("").into()
@@ -51,6 +52,12 @@ pub(in crate::kinds) fn access_modes(modes: &[String]) -> String {
 pub(in crate::kinds) fn storage_class(meta: &ObjectMeta, field: Option<&String>) -> String {
     let annotated = meta.annotations.as_ref().and_then(|a| a.get("volume.beta.kubernetes.io/storage-class"));
     annotated.or(field).cloned().unwrap_or_default()
+}
+
+/// `a=b,c=d`, or `<none>`.
+pub(in crate::kinds) fn labels(labels: Option<&BTreeMap<String, String>>) -> String {
+    let all: Vec<_> = labels.into_iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
+    if all.is_empty() { "<none>".to_owned() } else { all.join(",") }
 }
 
 /// Names and images of containers, each joined by commas.

@@ -14,6 +14,20 @@ pub(in crate::kinds) fn is_empty(selector: &LabelSelector) -> bool {
         && selector.match_expressions.as_ref().is_none_or(|e| e.is_empty())
 }
 
+/// A selector that must not be empty.
+pub(in crate::kinds) fn validate_needed(
+    selector: &LabelSelector,
+    kind: &str,
+    path: &Path,
+    errors: &mut Errors,
+) {
+    if is_empty(selector) {
+        errors.invalid(path, selector, format!("empty selector is invalid for {kind}"));
+    } else {
+        validate(selector, path, errors);
+    }
+}
+
 pub(in crate::kinds) fn validate(selector: &LabelSelector, path: &Path, errors: &mut Errors) {
     object_meta::labels(selector.match_labels.as_ref(), &path.child("matchLabels"), errors);
     for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {

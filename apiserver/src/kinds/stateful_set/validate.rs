@@ -1,8 +1,8 @@
 //! Rules of StatefulSets.
 
 use crate::kinds::persistent_volume_claim;
-use crate::kinds::shared::pod_spec::{self, Holder};
-use crate::kinds::shared::{label_selector, object_meta};
+use crate::kinds::shared::pod_template::{self, NEGATIVE};
+use crate::kinds::shared::{int_or_percent, label_selector};
 use api::field::{Errors, Path};
 use api::names;
 use api::selector::Selector;
@@ -10,7 +10,6 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus
 use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-const NEGATIVE: &str = "must be greater than or equal to 0";
 const FORBIDDEN: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
                          'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
                          'minReadySeconds' are forbidden";
@@ -83,12 +82,7 @@ fn validate_spec(spec: &StatefulSetSpec, path: &Path, errors: &mut Errors) {
             errors.invalid(&path.child(field), number, NEGATIVE);
         }
     }
-    let selector_path = path.child("selector");
-    if label_selector::is_empty(&spec.selector) {
-        errors.invalid(&selector_path, &spec.selector, "empty selector is invalid for statefulset");
-    } else {
-        label_selector::validate(&spec.selector, &selector_path, errors);
-    }
+    label_selector::validate_needed(&spec.selector, "statefulset", &path.child("selector"), errors);
     validate_template(spec, &path.child("template"), errors);
 }
 
@@ -115,59 +109,21 @@ fn validate_strategy(spec: &StatefulSetSpec, path: &Path, errors: &mut Errors) {
 }
 
 fn validate_max_unavailable(max: &IntOrString, path: &Path, errors: &mut Errors) {
-    match max {
-        IntOrString::Int(number) if *number < 0 => errors.invalid(path, number, NEGATIVE),
-        IntOrString::Int(0) => errors.invalid(path, 0, "cannot be 0"),
-        IntOrString::Int(_) => {}
-        IntOrString::String(text) => {
-            let faults = names::percent(text);
-            if !faults.is_empty() {
-                errors.invalid_each(path, text, faults);
-                return;
-            }
-            match text.trim_end_matches('%').parse::<u32>() {
-                Ok(0) => errors.invalid(path, text, "cannot be 0"),
-                Ok(1..=100) => {}
-                _ => errors.invalid(path, text, "must not be greater than 100%"),
-            }
-        }
+    int_or_percent::validate_share(max, path, errors);
+    if int_or_percent::is_zero(max) {
+        errors.invalid(path, max, "cannot be 0");
     }
 }
 
 fn validate_template(spec: &StatefulSetSpec, path: &Path, errors: &mut Errors) {
-    let none = Default::default();
-    let meta = spec.template.metadata.as_ref().unwrap_or(&none);
-    let labels = meta.labels.clone().unwrap_or_default();
-    match Selector::from_label_selector(Some(&spec.selector)) {
-        Ok(selector) if selector.is_everything() || selector.matches(&labels) => {}
-        Ok(_) => {
-            let detail = "`selector` does not match template `labels`";
-            errors.invalid(&path.child("metadata").child("labels"), &labels, detail);
-        }
-        // Its faults have been named already.
-        Err(_) => {}
-    }
-    object_meta::labels(Some(&labels), &path.child("labels"), errors);
-    object_meta::annotations(meta.annotations.as_ref(), &path.child("annotations"), errors);
-    object_meta::finalizers(
-        meta.finalizers.as_deref().unwrap_or_default(),
-        &path.child("metadata").child("finalizers"),
-        errors,
-    );
-    let (path, mut pod) = (path.child("spec"), spec.template.spec.clone().unwrap_or_default());
+    let mut template = spec.template.clone();
+    let pod = template.spec.get_or_insert_default();
     // Host name and subdomain are set per pod; a claim template stands in for the volume of its name.
     pod.hostname = None;
     pod.subdomain = None;
-    add_claims(&mut pod, spec);
-    pod_spec::validate(&pod, Holder::Template, &path, errors);
-    let policy = pod.restart_policy.as_deref().unwrap_or("");
-    if policy != "Always" {
-        errors.not_supported(&path.child("restartPolicy"), policy, &["Always"]);
-    }
-    if pod.active_deadline_seconds.is_some() {
-        let detail = "activeDeadlineSeconds in StatefulSet is not Supported";
-        errors.forbidden(&path.child("activeDeadlineSeconds"), detail);
-    }
+    add_claims(pod, spec);
+    let selector = Selector::from_label_selector(Some(&spec.selector)).ok();
+    pod_template::validate_selected(&template, selector.as_ref(), "StatefulSet", path, errors);
 }
 
 fn add_claims(pod: &mut PodSpec, spec: &StatefulSetSpec) {

@@ -1,0 +1,226 @@
+//! ReplicaSet: a number of pods that are all alike.
+
+use super::shared::spec_and_status::spec_and_status;
+use super::shared::{cells, label_selector, object_meta, pod_template};
+use super::{Column, Kind, Subresource};
+use api::field::{Errors, Path};
+use api::selector::Selector;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::Value;
+
+pub(super) struct ReplicaSets;
+
+/// Shared with ReplicationController, which prints the same.
+pub(super) const COLUMNS: &[Column] = &[
+    Column::name(),
+    Column::new("Desired", "integer", 0, "Number of pods that are wanted."),
+    Column::new("Current", "integer", 0, "Number of pods there are."),
+    Column::new("Ready", "integer", 0, "Number of pods that are ready."),
+    Column::age(),
+    Column::new("Containers", "string", 1, "Names of each container in the template."),
+    Column::new("Images", "string", 1, "Images referenced by each container in the template."),
+    Column::new("Selector", "string", 1, "Label query that the pods match."),
+];
+
+impl Kind for ReplicaSets {
+    type Object = ReplicaSet;
+    const PLURAL: &'static str = "replicasets";
+    const SINGULAR: &'static str = "replicaset";
+    const SHORT_NAMES: &'static [&'static str] = &["rs"];
+    const CATEGORIES: &'static [&'static str] = &["all"];
+    const SUBRESOURCES: &'static [Subresource] = &[Subresource::Status, Subresource::Scale];
+    const COLUMNS: &'static [Column] = COLUMNS;
+    const SELECTABLE: &'static [&'static str] = &["status.replicas"];
+
+    fn default(object: &mut ReplicaSet) {
+        let spec = object.spec.get_or_insert_default();
+        spec.replicas.get_or_insert(1);
+        pod_template::default(spec.template.get_or_insert_default());
+    }
+
+    spec_and_status!(ReplicaSet);
+
+    fn validate(object: &ReplicaSet) -> Errors {
+        let (mut errors, none) = (Errors::default(), ReplicaSetSpec::default());
+        let spec = object.spec.as_ref().unwrap_or(&none);
+        let path = Path::new("spec");
+        let counts = [("replicas", spec.replicas), ("minReadySeconds", spec.min_ready_seconds)];
+        pod_template::not_negative(counts, &path, &mut errors);
+        // The words are those of Kubernetes, which says "deployment" here too.
+        label_selector::validate_needed(&spec.selector, "deployment", &path.child("selector"), &mut errors);
+        let (selector, none) =
+            (Selector::from_label_selector(Some(&spec.selector)), PodTemplateSpec::default());
+        pod_template::validate_selected(
+            spec.template.as_ref().unwrap_or(&none),
+            selector.as_ref().ok(),
+            "ReplicaSet",
+            &path.child("template"),
+            &mut errors,
+        );
+        errors
+    }
+
+    fn validate_update(new: &ReplicaSet, old: &ReplicaSet) -> Errors {
+        let mut errors = Self::validate(new);
+        let selector = |set: &ReplicaSet| set.spec.as_ref().map(|s| s.selector.clone());
+        let path = Path::new("spec").child("selector");
+        object_meta::immutable(selector(new), selector(old), &path, &mut errors);
+        errors
+    }
+
+    fn validate_status_update(new: &ReplicaSet, _: &ReplicaSet) -> Errors {
+        let mut errors = Errors::default();
+        let (none, path) = (ReplicaSetStatus::default(), Path::new("status"));
+        let status = new.status.as_ref().unwrap_or(&none);
+        let parts = [
+            ("fullyLabeledReplicas", status.fully_labeled_replicas),
+            ("readyReplicas", status.ready_replicas),
+            ("availableReplicas", status.available_replicas),
+        ];
+        pod_template::within_replicas(status.replicas, &parts, &path, &mut errors);
+        pod_template::not_negative([("observedGeneration", status.observed_generation)], &path, &mut errors);
+        pod_template::not_negative(
+            [("terminatingReplicas", status.terminating_replicas)],
+            &path,
+            &mut errors,
+        );
+        errors
+    }
+
+    fn warnings(object: &ReplicaSet) -> Vec<String> {
+        let template = object.spec.as_ref().and_then(|s| s.template.as_ref());
+        let mut texts = pod_template::warnings(template, &Path::new("spec").child("template"));
+        texts.extend(pod_template::name_warning(&object.metadata));
+        texts
+    }
+
+    fn row(object: &ReplicaSet, now: Timestamp) -> Vec<Value> {
+        let none = (ReplicaSetSpec::default(), ReplicaSetStatus::default());
+        let (spec, status) =
+            (object.spec.as_ref().unwrap_or(&none.0), object.status.as_ref().unwrap_or(&none.1));
+        let [containers, images] = pod_template::container_cells(spec.template.as_ref());
+        vec![
+            cells::name(&object.metadata),
+            spec.replicas.unwrap_or(0).into(),
+            status.replicas.into(),
+            status.ready_replicas.unwrap_or(0).into(),
+            cells::age(&object.metadata, now),
+            containers,
+            images,
+            pod_template::selector_cell(&spec.selector),
+        ]
+    }
+
+    fn selectable_fields(object: &ReplicaSet) -> Vec<(&'static str, String)> {
+        let replicas = object.status.as_ref().map_or(0, |s| s.replicas);
+        vec![("status.replicas", replicas.to_string())]
+    }
+
+    fn scale(object: &ReplicaSet) -> Option<(i32, i32, String)> {
+        let spec = object.spec.as_ref()?;
+        let current = object.status.as_ref().map_or(0, |s| s.replicas);
+        Some((spec.replicas.unwrap_or(0), current, pod_template::scale_selector(&spec.selector)))
+    }
+
+    fn set_scale(object: &mut ReplicaSet, replicas: i32) {
+        object.spec.get_or_insert_default().replicas = Some(replicas);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::shared::testing::{at, object, texts};
+    use serde_json::json;
+
+    fn set(change: impl FnOnce(&mut Value)) -> ReplicaSet {
+        let mut spec = json!({
+            "selector": {"matchLabels": {"app": "kubia"}},
+            "template": {"metadata": {"labels": {"app": "kubia"}}, "spec": {"containers": [{"name": "c", "image": "i:v1"}]}}
+        });
+        change(&mut spec);
+        let mut set =
+            object(json!({"metadata": {"name": "kubia", "creationTimestamp": at(0)}, "spec": spec}));
+        ReplicaSets::default(&mut set);
+        ReplicaSets::prepare_create(&mut set);
+        set
+    }
+
+    #[test]
+    fn defaults_row_and_scale() {
+        let mut set = set(|_| {});
+        assert_eq!(set.spec.as_ref().and_then(|s| s.replicas), Some(1));
+        assert_eq!(serde_json::to_value(&set.status).unwrap(), json!({"replicas": 0}));
+        let row = ReplicaSets::row(&set, "1970-01-01T00:00:07Z".parse().unwrap());
+        assert_eq!(json!(row), json!(["kubia", 1, 0, 0, "7s", "c", "i:v1", "app=kubia"]));
+        ReplicaSets::set_scale(&mut set, 3);
+        assert_eq!(ReplicaSets::scale(&set), Some((3, 0, "app=kubia".to_owned())));
+        assert_eq!(ReplicaSets::generation_changed(&set, &set), Some(false));
+        set.metadata.name = Some("a.b".to_owned());
+        assert!(ReplicaSets::warnings(&set)[0].starts_with("metadata.name: this is used in Pod names"));
+    }
+
+    #[test]
+    fn creating_and_updating() {
+        assert_eq!(texts(ReplicaSets::validate(&set(|_| {}))), Vec::<String>::new());
+        type Change = fn(&mut Value);
+        let cases: [(Change, &str); 6] = [
+            (
+                |s| s["selector"] = json!({}),
+                "spec.selector: Invalid value: {}: empty selector is invalid for deployment",
+            ),
+            (
+                |s| s["template"]["metadata"]["labels"] = json!({"app": "other"}),
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"other\"}: `selector` does not match template `labels`",
+            ),
+            (
+                |s| s["replicas"] = json!(-1),
+                "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+            ),
+            (
+                |s| s["template"]["spec"]["restartPolicy"] = json!("Never"),
+                "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+            ),
+            (
+                |s| s["template"]["spec"]["activeDeadlineSeconds"] = json!(3),
+                "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported",
+            ),
+            (
+                |s| s["template"]["spec"]["containers"] = json!([]),
+                "spec.template.spec.containers: Required value",
+            ),
+        ];
+        for (change, expected) in cases {
+            assert_eq!(texts(ReplicaSets::validate(&set(change))), [expected]);
+        }
+        let other = set(|s| {
+            s["selector"]["matchLabels"] = json!({"a": "b"});
+            s["template"]["metadata"]["labels"] = json!({"a": "b"});
+        });
+        let errors = texts(ReplicaSets::validate_update(&other, &set(|_| {})));
+        assert_eq!(
+            errors,
+            ["spec.selector: Invalid value: {\"matchLabels\":{\"a\":\"b\"}}: field is immutable"]
+        );
+    }
+
+    #[test]
+    fn status_counts_fit() {
+        let faults = |status: Value| {
+            let new = ReplicaSet { status: object(status), ..set(|_| {}) };
+            texts(ReplicaSets::validate_status_update(&new, &set(|_| {})))
+        };
+        assert!(faults(json!({"replicas": 2, "readyReplicas": 2, "availableReplicas": 1})).is_empty());
+        assert_eq!(
+            faults(
+                json!({"replicas": 1, "readyReplicas": 0, "availableReplicas": 1, "fullyLabeledReplicas": 2})
+            ),
+            [
+                "status.fullyLabeledReplicas: Invalid value: 2: cannot be greater than status.replicas",
+                "status.availableReplicas: Invalid value: 1: cannot be greater than readyReplicas",
+            ]
+        );
+    }
+}
