@@ -11,6 +11,7 @@ pub mod get;
 pub mod health;
 pub mod list;
 pub mod metrics;
+pub mod node_power;
 pub mod patch;
 pub mod pod_stream;
 pub mod proxy;
@@ -51,8 +52,8 @@ pub async fn resource(
     incoming: Incoming,
 ) -> Result<Response> {
     use Subresource::{
-        Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Log, PortForward, Proxy, Resize,
-        Scale, Status, Token,
+        Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Kill, Log, PortForward, Proxy,
+        Resize, Scale, Start, Status, Stop, Token,
     };
     let named = !incoming.info.name.is_empty();
     match (subresource, incoming.info.verb) {
@@ -75,6 +76,10 @@ pub async fn resource(
             pod_stream::open(app, stream, incoming).await
         }
         (Some(Proxy), _) => proxy::pass(app, kind, incoming).await,
+        (Some(power @ (Stop | Kill | Start)), "create") => match node_power::power_of(power) {
+            Some(power) => node_power::create(app, kind, power, incoming).await,
+            None => Err(method_not_allowed()),
+        },
         (Some(EphemeralContainers), _) => Err(not_built("ephemeral containers")),
         (Some(Resize), _) => Err(not_built("resizing pods")),
         _ => Err(method_not_allowed()),

@@ -166,6 +166,10 @@ pub enum Subresource {
     Attach,
     PortForward,
     Proxy,
+    /// Of nodes, and ours alone: the failure of a node, to be seen.
+    Stop,
+    Kill,
+    Start,
 }
 
 /// The rules of one kind, typed. Everything has a default that suits a plain kind (ConfigMap is forty lines).

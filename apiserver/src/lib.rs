@@ -23,6 +23,6 @@ mod tests;
 
 pub use auth::User;
 pub use config::Config;
-pub use dial::{NodeDialer, Stream};
+pub use dial::{NodeDialer, Power, PowerError, Stream};
 pub use latch::{Latch, Latches};
 pub use server::{Error, Server};

@@ -12,7 +12,7 @@ use crate::{
     admission::Chain,
     auth::{Authenticator, Peer, User},
     config::Config,
-    dial::{NodeDialer, Stream},
+    dial::{NodeDialer, Power, PowerError, Stream},
     kinds,
     latch::Latches,
     registry::allocate::Allocator,
@@ -33,6 +33,15 @@ impl NodeDialer for NoNodes {
     async fn dial(&self, node: &str) -> io::Result<Box<dyn Stream>> {
         assert_ne!(node, "panic", "asked to");
         Err(io::Error::other(format!("no node {node}")))
+    }
+
+    /// `mine` runs and can be stopped.
+    async fn power(&self, node: &str, what: Power, dry_run: bool) -> Result<String, PowerError> {
+        match (node, what) {
+            ("mine", Power::Start) => Err(PowerError::Already("it runs".to_owned())),
+            ("mine", _) => Ok(format!("{what:?} dry={dry_run}")),
+            _ => Err(PowerError::NotOurs(vec!["mine".to_owned()])),
+        }
     }
 }
 

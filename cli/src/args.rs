@@ -50,9 +50,15 @@ pub struct ServerFlags {
     /// Virtual nodes on this one Docker Engine [default: 1]
     #[arg(long, env = "MINIK8S_NODES", value_name = "N")]
     pub nodes: Option<u32>,
-    /// Pods each node takes [default: 110]
+    /// Pods each node takes [default: 110; 40 with more than one node]
     #[arg(long, env = "MINIK8S_MAX_PODS", value_name = "N")]
     pub max_pods: Option<u32>,
+    /// How long a node may be silent before it counts as lost, as 40s or 1m30s [default: 40s]
+    #[arg(long, env = "MINIK8S_NODE_MONITOR_GRACE_PERIOD", value_name = "DURATION")]
+    pub node_monitor_grace_period: Option<String>,
+    /// Seconds until a pod leaves a lost node, where the pod does not say itself [default: 300]
+    #[arg(long, env = "MINIK8S_DEFAULT_TOLERATION_SECONDS", value_name = "SECONDS")]
+    pub default_toleration_seconds: Option<u32>,
     /// Addresses for pods; each node gets a /24 of it [default: 10.244.0.0/16]
     #[arg(long, env = "MINIK8S_CLUSTER_CIDR", value_name = "CIDR")]
     pub cluster_cidr: Option<String>,

@@ -7,16 +7,15 @@ use crate::{
     Exit, certs,
     config::{Component, Datastore, Settings},
     data_dir::DataDir,
+    nodes::{LocalNodes, Parts},
     panics, shutdown,
 };
 use apiserver::User;
-use async_trait::async_trait;
 use client::Informers;
 use std::{
-    io,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use storage::Store;
@@ -30,10 +29,9 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 const READY_POLL: Duration = Duration::from_millis(1);
 /// Certificates are looked at this often; they are made anew when half of their life is over.
 const RENEWAL: Duration = Duration::from_secs(24 * 3600);
-/// In-process connections to a kubelet buffer this much each way.
-const DUPLEX_BUFFER: usize = 64 << 10;
-/// The local node's index: 0 names the bridge, and its pods get the second /24 of the cluster's range.
-const LOCAL_NODE: u8 = 0;
+/// A node says that it is alive so many times in the grace period (Kubernetes': 10 s and 40 s), but not less often than by
+/// default.
+const BEATS_IN_GRACE: u32 = 4;
 /// Kubernetes' default range.
 const NODE_PORTS: (u16, u16) = (30000, 32767);
 /// Docker 20.10's.
@@ -66,7 +64,7 @@ struct Cluster {
     informers: Informers,
     informers_stop: CancellationToken,
     docker: Option<bollard::Docker>,
-    kubelet: Option<kubelet::Server>,
+    nodes: Arc<LocalNodes>,
     controllers: Option<controllers::Server>,
     dns: Option<dns::Server>,
     proxy: Option<kubelet::proxy::Proxy>,
@@ -75,12 +73,9 @@ struct Cluster {
 impl Cluster {
     async fn start(settings: Settings, stop: CancellationToken) -> Result<Self, Exit> {
         let data = DataDir::open(&settings.data_dir)?;
-        let pod_cidr = settings
-            .cluster_cidr
-            .node(u32::from(LOCAL_NODE) + 1)
-            .ok_or_else(|| Exit::usage("--cluster-cidr holds no range for the local node"))?;
-        let gateway = pod_cidr.gateway();
-        let machine = machine_address();
+        let kubelets = kubelet_configs(&settings, &data)?;
+        let first = kubelets.first().ok_or_else(|| Exit::usage("--nodes must be at least 1"))?;
+        let (gateway, machine) = (first.pod_cidr.gateway(), first.node_ip);
         let names = certificate_names(&settings, gateway, machine);
         let (certificates, store, docker) = tokio::join!(
             blocking({
@@ -100,7 +95,7 @@ impl Cluster {
         } else {
             settings.bind_address.clone()
         };
-        let kubelets = Arc::new(LocalNodes::default());
+        let nodes = Arc::new(LocalNodes::default());
         let config = apiserver::Config {
             bind: bind.iter().map(|ip| SocketAddr::new(*ip, settings.port)).collect(),
             advertise: IpAddr::V4(gateway),
@@ -111,9 +106,9 @@ impl Cluster {
             service_cidr: settings.service_cidr.to_string(),
             cluster_domain: settings.cluster_domain.clone(),
             node_ports: NODE_PORTS,
-            toleration_seconds: 300,
+            toleration_seconds: settings.toleration_seconds.into(),
         };
-        let api = apiserver::Server::bind(config, Arc::clone(&store), kubelets.clone())
+        let api = apiserver::Server::bind(config, Arc::clone(&store), nodes.clone())
             .await
             .map_err(|e| Exit::usage(format!("cannot serve the API: {e}")))?;
         let port = api.addresses().first().map_or(settings.port, SocketAddr::port);
@@ -123,36 +118,24 @@ impl Cluster {
         let informers_stop = CancellationToken::new();
         let informers =
             Informers::new(api.client(User::component("system:minik8s-informers")), informers_stop.clone());
-        let mut bridge = String::new();
-        let kubelet = docker.clone().map(|docker| {
-            let mut config = kubelet::Config::new(
-                &settings.node_name,
-                LOCAL_NODE,
-                data.cluster_id(),
-                settings.data_dir.clone(),
-                pod_cidr,
-            );
-            config.cluster_dns = settings.service_cidr.nth(10);
-            config.cluster_domain = settings.cluster_domain.clone();
-            config.api_service = (settings.service_cidr.nth(1), 443);
-            config.node_ip = machine;
-            config.max_pods = settings.max_pods;
-            config.publish_dns = !settings.disabled(Component::Dns);
-            bridge.clone_from(&config.bridge_name);
-            let client = api.client(User::component(&format!("system:node:{}", settings.node_name)));
-            let runtime = Arc::new(kubelet::Docker::new(docker, &config));
-            kubelet::Server::bind(config, client, informers.clone(), runtime)
-        });
-        if let Some(kubelet) = &kubelet {
-            kubelets.add(&settings.node_name, kubelet.clone());
+        if let Some(docker) = &docker {
+            let parts = kubelets.iter().map(|config| Parts {
+                client: api.client(User::component(&format!("system:node:{}", config.node_name))),
+                informers: informers.clone(),
+                docker: docker.clone(),
+                dir: data.node(&config.node_name),
+                config: config.clone(),
+            });
+            nodes.set(parts.collect());
         }
         let controllers = (!settings.disabled(Component::Controllers)).then(|| {
             let config = controllers::Config {
                 volumes_dir: data.volumes(),
                 root_ca: certificates.ca.clone(),
                 cluster_cidr: settings.cluster_cidr.to_string(),
-                host: settings.node_name.clone(),
+                host: first.node_name.clone(),
                 scheduler: !settings.disabled(Component::Scheduler),
+                node_monitor_grace_period: settings.node_monitor_grace_period,
                 ..controllers::Config::default()
             };
             controllers::Server::bind(
@@ -161,9 +144,12 @@ impl Cluster {
                 informers.clone(),
             )
         });
-        let dns = if kubelet.is_some() && !settings.disabled(Component::Dns) {
+        let dns = if docker.is_some() && !settings.disabled(Component::Dns) {
             let config = dns::Config {
-                bind: vec![SocketAddr::new(IpAddr::V4(gateway), kubelet::config::DNS_PORT)],
+                bind: kubelets
+                    .iter()
+                    .map(|node| SocketAddr::new(node.pod_cidr.gateway().into(), kubelet::config::DNS_PORT))
+                    .collect(),
                 cluster_domain: settings.cluster_domain.clone(),
                 reverse_networks: vec![settings.service_cidr, settings.cluster_cidr],
                 ..dns::Config::default()
@@ -175,21 +161,17 @@ impl Cluster {
         } else {
             None
         };
-        let proxy = (kubelet.is_some() && !settings.disabled(Component::Proxy)).then(|| {
-            let node = kubelet::proxy::LocalNode {
-                name: settings.node_name.clone(),
-                bridge: bridge.clone(),
-                pod_cidr,
-                gateway,
-            };
+        let proxy = if docker.is_some() && !settings.disabled(Component::Proxy) {
             let config = kubelet::proxy::Config {
                 cluster_id: data.cluster_id().to_owned(),
-                nodes: vec![node],
+                nodes: kubelets.iter().map(local_node).collect(),
                 cluster_cidr: settings.cluster_cidr,
                 service_cidr: settings.service_cidr,
             };
-            kubelet::proxy::Proxy::new(config, &informers)
-        });
+            Some(kubelet::proxy::Proxy::new(config, &informers))
+        } else {
+            None
+        };
         Ok(Self {
             settings,
             data,
@@ -200,7 +182,7 @@ impl Cluster {
             informers,
             informers_stop,
             docker,
-            kubelet,
+            nodes,
             controllers,
             dns,
             proxy,
@@ -231,10 +213,8 @@ impl Cluster {
                 }
             });
         }
-        if let Some(kubelet) = self.kubelet {
-            let token = node_stop.clone();
-            node_tasks.spawn(async move { kubelet.run(token).await });
-        }
+        let (nodes, token) = (self.nodes, node_stop.clone());
+        node_tasks.spawn(async move { nodes.run(token).await });
         let renewal = renew_certificates(tls, self.data.pki(), self.names.clone());
         api_tasks.spawn(api_stop.clone().run_until_cancelled_owned(renewal));
         let announcement = announce(latches, url, self.settings.kubeconfig.clone(), started);
@@ -243,7 +223,7 @@ impl Cluster {
         self.stop.cancelled().await;
         let order = async {
             for (what, token, tasks) in [
-                ("kubelet", &node_stop, &node_tasks),
+                ("kubelets", &node_stop, &node_tasks),
                 ("controllers", &control_stop, &control_tasks),
                 ("dns", &dns_stop, &dns_tasks),
             ] {
@@ -308,30 +288,39 @@ async fn renew_certificates(tls: apiserver::listen::Tls, pki: PathBuf, names: ce
     }
 }
 
-/// The kubelets of this process, by node name.
-#[derive(Default)]
-struct LocalNodes(OnceLock<(String, kubelet::Server)>);
-
-impl LocalNodes {
-    fn add(&self, name: &str, kubelet: kubelet::Server) {
-        let _ = self.0.set((name.to_owned(), kubelet));
-    }
+/// What each local node's kubelet is told. The first node is the machine itself; the others share it.
+fn kubelet_configs(settings: &Settings, data: &DataDir) -> Result<Vec<kubelet::Config>, Exit> {
+    let nodes = settings.node_names.len();
+    let heartbeat = settings.node_monitor_grace_period / BEATS_IN_GRACE;
+    (0u8..)
+        .zip(&settings.node_names)
+        .map(|(index, name)| {
+            let cidr = settings
+                .cluster_cidr
+                .node(u32::from(index) + 1)
+                .ok_or_else(|| Exit::usage(format!("--cluster-cidr holds no range for node {name:?}")))?;
+            let dir = if index == 0 { settings.data_dir.clone() } else { data.node(name) };
+            let mut config = kubelet::Config::new(name, index, data.cluster_id(), dir, cidr);
+            config.cluster_dns = settings.service_cidr.nth(10);
+            config.cluster_domain = settings.cluster_domain.clone();
+            config.api_service = (settings.service_cidr.nth(1), 443);
+            config.node_ip = if index == 0 { machine_address() } else { config.node_ip };
+            config.max_pods = settings.max_pods;
+            config.nodes_on_machine = u32::try_from(nodes).unwrap_or(u32::MAX);
+            config.heartbeat = heartbeat.min(kubelet::config::DEFAULT_HEARTBEAT);
+            config.publish_dns = !settings.disabled(Component::Dns);
+            Ok(config)
+        })
+        .collect()
 }
 
-#[async_trait]
-impl apiserver::NodeDialer for LocalNodes {
-    async fn dial(&self, node: &str) -> io::Result<Box<dyn apiserver::Stream>> {
-        match self.0.get() {
-            Some((name, kubelet)) if name == node => {
-                let (near, far) = tokio::io::duplex(DUPLEX_BUFFER);
-                kubelet.serve_connection(Box::new(far));
-                Ok(Box::new(near))
-            }
-            _ => Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("no kubelet of node {node:?} is known here"),
-            )),
-        }
+/// What the service proxy has to know of a node.
+fn local_node(config: &kubelet::Config) -> kubelet::proxy::LocalNode {
+    kubelet::proxy::LocalNode {
+        name: config.node_name.clone(),
+        bridge: config.bridge_name.clone(),
+        pod_cidr: config.pod_cidr,
+        gateway: config.pod_cidr.gateway(),
     }
 }
 
@@ -398,7 +387,7 @@ fn certificate_names(settings: &Settings, gateway: Ipv4Addr, machine: Option<Ipv
         .map(str::to_owned)
         .collect();
     dns.push(format!("kubernetes.default.svc.{}", settings.cluster_domain));
-    dns.push(settings.node_name.clone());
+    dns.extend(settings.node_names.iter().cloned());
     let mut ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), gateway.into(), settings.service_cidr.nth(1).into()];
     ips.extend(machine.map(IpAddr::V4));
     ips.extend(settings.bind_address.iter().filter(|ip| !ip.is_unspecified()));

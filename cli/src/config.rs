@@ -1,10 +1,11 @@
 //! From flags, environment and file to checked settings. A bad value is one sentence and exit code 2.
 
-use crate::{Exit, args::ServerFlags};
+use crate::{Exit, args::ServerFlags, duration};
 use api::Cidr;
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 const DEFAULT_PORT: u16 = 6443;
@@ -12,6 +13,17 @@ const DEFAULT_PORT: u16 = 6443;
 const DEFAULT_MAX_PODS: u32 = 110;
 /// Shorter ones are no private range, longer ones hold no /24 of a node.
 const PREFIXES: std::ops::RangeInclusive<u8> = 8..=24;
+/// With several nodes on one machine: so few that tests which fill a cluster stay small (Kubernetes' own fill half of it).
+const DEFAULT_MAX_PODS_OF_MANY: u32 = 40;
+/// A bridge's name has room for a number of this size, and no machine for more bridges.
+const MAX_NODES: u32 = 255;
+/// A node's name is also the value of its label `kubernetes.io/hostname`.
+const MAX_NODE_NAME: usize = 63;
+/// Kubernetes' defaults.
+const DEFAULT_GRACE: Duration = Duration::from_secs(40);
+const DEFAULT_TOLERATION_SECONDS: u32 = 300;
+/// Under a second a busy machine's own nodes would be lost all the time; over a day nobody would notice a loss.
+const GRACE_FROM_TO: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -42,8 +54,11 @@ pub struct Settings {
     pub bind_address: Vec<IpAddr>,
     pub port: u16,
     pub kubeconfig: PathBuf,
-    pub node_name: String,
+    /// The local nodes: the machine itself, and the virtual ones beside it. Never empty.
+    pub node_names: Vec<String>,
     pub max_pods: u32,
+    pub node_monitor_grace_period: Duration,
+    pub toleration_seconds: u32,
     pub cluster_cidr: Cidr,
     pub service_cidr: Cidr,
     pub cluster_domain: String,
@@ -75,9 +90,6 @@ impl Settings {
         env: impl Fn(&str) -> Option<String>,
         root: bool,
     ) -> Result<Self, Exit> {
-        if flags.nodes.or(file.nodes).unwrap_or(1) != 1 {
-            return Err(Exit::usage("--nodes: more than one virtual node is not built yet; leave it at 1"));
-        }
         if flags.fake_nodes.or(file.fake_nodes).unwrap_or(0) != 0 {
             return Err(Exit::usage("--fake-nodes is not built yet; leave it at 0"));
         }
@@ -111,19 +123,19 @@ impl Settings {
             Some(name) => name,
             None => rustix::system::uname().nodename().to_string_lossy().to_lowercase(),
         };
-        let wrong = api::names::dns_subdomain(&node_name);
-        if let Some(why) = wrong.first() {
-            return Err(Exit::usage(format!("--node-name {node_name:?}: {why}")));
-        }
+        let node_names = node_names(node_name, flags.nodes.or(file.nodes).unwrap_or(1), cluster_cidr)?;
         let cluster_domain =
             flags.cluster_domain.or(file.cluster_domain).unwrap_or_else(|| "cluster.local".to_owned());
         if let Some(why) = api::names::dns_subdomain(&cluster_domain).first() {
             return Err(Exit::usage(format!("--cluster-domain {cluster_domain:?}: {why}")));
         }
-        let max_pods = flags.max_pods.or(file.max_pods).unwrap_or(DEFAULT_MAX_PODS);
+        let most = if node_names.len() > 1 { DEFAULT_MAX_PODS_OF_MANY } else { DEFAULT_MAX_PODS };
+        let max_pods = flags.max_pods.or(file.max_pods).unwrap_or(most);
         if !(1..=250).contains(&max_pods) {
             return Err(Exit::usage("--max-pods must be from 1 to 250: a node has a /24 of addresses"));
         }
+        let grace = flags.node_monitor_grace_period.or(file.node_monitor_grace_period);
+        let node_monitor_grace_period = grace.as_deref().map_or(Ok(DEFAULT_GRACE), grace_period)?;
         let datastore = match flags.datastore.or(file.datastore).as_deref() {
             None | Some("sled") => Datastore::Sled,
             Some("memory") => Datastore::Memory,
@@ -161,8 +173,13 @@ impl Settings {
             data_dir,
             bind_address: flags.bind_address.or(file.bind_address).unwrap_or_default(),
             port: flags.port.or(file.port).unwrap_or(DEFAULT_PORT),
-            node_name,
+            node_names,
             max_pods,
+            node_monitor_grace_period,
+            toleration_seconds: flags
+                .default_toleration_seconds
+                .or(file.default_toleration_seconds)
+                .unwrap_or(DEFAULT_TOLERATION_SECONDS),
             cluster_cidr,
             service_cidr,
             cluster_domain,
@@ -174,6 +191,43 @@ impl Settings {
             verbosity: flags.verbosity,
         })
     }
+}
+
+/// `NAME`, `NAME-2`, `NAME-3`, …
+fn node_names(first: String, nodes: u32, cluster_cidr: Cidr) -> Result<Vec<String>, Exit> {
+    if nodes == 0 {
+        return Err(Exit::usage("--nodes must be at least 1; to run no pods, say --disable kubelet"));
+    }
+    if nodes > cluster_cidr.nodes() {
+        return Err(Exit::usage(format!(
+            "--nodes {nodes}: --cluster-cidr {cluster_cidr} holds ranges (/24) for {} nodes; ask for fewer, or give a \
+             larger range",
+            cluster_cidr.nodes()
+        )));
+    }
+    if nodes > MAX_NODES {
+        return Err(Exit::usage(format!("--nodes {nodes}: one machine runs at most {MAX_NODES}")));
+    }
+    let others: Vec<String> = (2..=nodes).map(|n| format!("{first}-{n}")).collect();
+    let names: Vec<String> = std::iter::once(first).chain(others).collect();
+    for name in &names {
+        let too_long = || format!("must be no more than {MAX_NODE_NAME} characters");
+        let wrong = api::names::dns_subdomain(name);
+        if let Some(why) = wrong.first().cloned().or((name.len() > MAX_NODE_NAME).then(too_long)) {
+            return Err(Exit::usage(format!("--node-name {name:?}: {why}")));
+        }
+    }
+    Ok(names)
+}
+
+fn grace_period(text: &str) -> Result<Duration, Exit> {
+    let wrong = |why: &str| Exit::usage(format!("--node-monitor-grace-period: {text:?} {why}"));
+    let grace = duration::parse(text).map_err(|why| wrong(&why))?;
+    let (least, most) = GRACE_FROM_TO;
+    if grace < least || grace > most {
+        return Err(wrong("is not between 1s and 24h"));
+    }
+    Ok(grace)
 }
 
 fn read_file(path: &Path) -> Result<ServerFlags, Exit> {
@@ -229,10 +283,30 @@ mod tests {
             (with(|f| f.node_name = Some("Bad_Name".into())), "--node-name"),
             (with(|f| f.datastore = Some("etcd://x:2379".into())), "not built yet"),
             (with(|f| f.disable = Some(vec!["tea".into()])), "--disable"),
-            (with(|f| f.nodes = Some(3)), "not built yet"),
+            (with(|f| f.nodes = Some(0)), "--nodes must be at least 1"),
+            (with(|f| f.nodes = Some(256)), "10.244.0.0/16 holds ranges (/24) for 255 nodes"),
+            (with(|f| (f.nodes, f.cluster_cidr) = (Some(3), Some("10.240.0.0/23".into()))), "for 1 nodes"),
+            (with(|f| (f.nodes, f.cluster_cidr) = (Some(256), Some("11.0.0.0/8".into()))), "at most 255"),
+            (with(|f| (f.nodes, f.node_name) = (Some(2), Some("n".repeat(62)))), "no more than 63"),
+            (with(|f| f.node_monitor_grace_period = Some("40".into())), "has no known unit after 40"),
+            (with(|f| f.node_monitor_grace_period = Some("10ms".into())), "not between 1s and 24h"),
         ] {
             assert!(got.contains(want), "{got:?} does not say {want:?}");
         }
         assert!(serde_saphyr::from_str::<ServerFlags>("prot: 1\n").is_err(), "unknown keys are refused");
+    }
+
+    #[test]
+    fn virtual_nodes_have_numbered_names_and_smaller_defaults() {
+        let one = check(ServerFlags::default(), ServerFlags::default()).unwrap();
+        assert_eq!((one.node_names, one.max_pods), (vec!["n1".to_owned()], 110));
+        assert_eq!((one.node_monitor_grace_period.as_secs(), one.toleration_seconds), (40, 300));
+        let file = "nodes: 3\nnode-monitor-grace-period: 1m30s\ndefault-toleration-seconds: 5\n";
+        let three = check(ServerFlags::default(), serde_saphyr::from_str(file).unwrap()).unwrap();
+        assert_eq!((three.node_names.join(" "), three.max_pods), ("n1 n1-2 n1-3".to_owned(), 40));
+        assert_eq!((three.node_monitor_grace_period.as_secs(), three.toleration_seconds), (90, 5));
+        let full = ServerFlags { nodes: Some(255), max_pods: Some(7), ..Default::default() };
+        let full = check(full, ServerFlags::default()).unwrap();
+        assert_eq!((full.node_names.len(), full.max_pods), (255, 7));
     }
 }

@@ -10,6 +10,7 @@ mod describe;
 mod get;
 mod logs;
 mod manifest;
+mod node;
 mod patch;
 mod port_forward;
 mod proxy;
@@ -62,6 +63,8 @@ enum Verb {
     Run(run::Run),
     /// Follow a roll-out
     Rollout(rollout::Rollout),
+    /// Let a node of the server fail, and bring it back
+    Node(node::Node),
     /// Serve the API on a local port with your credentials
     Proxy(proxy::Proxy),
     /// Forward local ports to a pod
@@ -104,6 +107,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Verb::Exec(verb) => return verb.run(&session).await,
         Verb::Run(verb) => return verb.run(&session).await,
         Verb::Rollout(verb) => verb.run(&session).await,
+        Verb::Node(verb) => verb.run(&session).await,
         Verb::Proxy(verb) => verb.run(&session).await,
         Verb::PortForward(verb) => verb.run(&session).await,
     }?;

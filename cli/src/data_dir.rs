@@ -9,7 +9,7 @@ use std::{
 };
 
 /// What we make below the data directory; `reset` removes these and nothing else.
-pub const ENTRIES: [&str; 6] = ["store", "pki", "pods", "volumes", "cluster-id", "admin.kubeconfig"];
+pub const ENTRIES: [&str; 7] = ["store", "pki", "pods", "nodes", "volumes", "cluster-id", "admin.kubeconfig"];
 const LOCK: &str = "lock";
 
 /// An opened data directory. The lock goes with it, or with the process.
@@ -72,6 +72,11 @@ impl DataDir {
     }
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
+    }
+
+    /// What belongs to one node: of the first node only that it is stopped, of the others their pods too.
+    pub fn node(&self, name: &str) -> PathBuf {
+        self.root.join("nodes").join(name)
     }
 
     /// Removes all that a cluster made here; the directory itself goes too if nothing else is in it.

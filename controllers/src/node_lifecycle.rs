@@ -38,6 +38,9 @@ const LEASES: &str = "kube-node-lease";
 
 const BY_NODE: &str = "node";
 
+/// Why a pod on a lost node is not Ready: nobody knows. The server's tables show such a pod as `Unknown`.
+const NODE_LOST: &str = "NodeLost";
+
 /// Index of pods by the node they are bound to.
 pub(crate) fn index_by_node(store: &Store<Pod>) {
     store.add_index(BY_NODE, |pod| pods::node_name(pod).map(str::to_owned).into_iter().collect());
@@ -126,6 +129,8 @@ impl Nodes {
             let mut all = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
             let Some(mut ready) = conditions::find(&all, "Ready").cloned() else { continue };
             ready.status = "False".to_owned();
+            ready.reason = Some(NODE_LOST.to_owned());
+            ready.message = Some(format!("Node {node}, which runs the pod, is not heard of"));
             conditions::set(&mut all, ready, self.ctx.clock.now());
             let patch = json!({
                 "metadata": { "uid": uid(&pod.metadata), "resourceVersion": pod.metadata.resource_version },

@@ -26,10 +26,6 @@ use std::{
     time::Duration,
 };
 
-/// How long a node must be missing before its pods count as lost (Kubernetes' figure): it may be on its way, or our
-/// cache late.
-const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
-
 pub struct PodGc {
     ctx: Arc<Ctx>,
     pods: Store<Pod>,
@@ -68,12 +64,15 @@ impl PodGc {
         Self { nodes: ctx.informers.store(), missing: Mutex::default(), pods, ctx }
     }
 
-    /// How much longer the node must be missing; `None` when it has been long enough.
+    /// How much longer the node must be missing; `None` when it has been long enough: as long as a silent node is waited
+    /// for (40 s in Kubernetes, both). It may be on its way, or our cache late.
     fn quarantine_left(&self, node: &str) -> Option<Duration> {
+        let quarantine = SignedDuration::try_from(self.ctx.config.node_monitor_grace_period)
+            .unwrap_or(SignedDuration::from_secs(40));
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.ctx.clock.now();
         let since = *missing.entry(node.to_owned()).or_insert(now);
-        Duration::try_from(QUARANTINE - now.duration_since(since)).ok().filter(|left| !left.is_zero())
+        Duration::try_from(quarantine - now.duration_since(since)).ok().filter(|left| !left.is_zero())
     }
 
     async fn remove(&self, pod: &Pod, reason: &str, message: &str) -> Result<()> {

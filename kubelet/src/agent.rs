@@ -1,16 +1,21 @@
 //! The kubelet's one loop: everything that happens arrives here as an [`Event`] and is handed to the pod it concerns.
+//!
+//! It begins by ending what was deleted or replaced while no kubelet was here (`returning`). Until that is dead the node is
+//! not Ready and no other pod has a worker.
 
 use crate::{
     gc,
     node_context::Context,
     pod_workers::{CLAIMS, End, Finished, Key, PodWorkers, Reference},
-    runtime::{self, Container},
+    returning,
+    runtime::{self, Container, PodRef},
 };
 use client::{Cached, Change, Informers, Queue, Store};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
+use kube::{Api, api::ListParams};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +31,11 @@ const RELIST: Duration = Duration::from_secs(30);
 const SWEEP_EVERY: u32 = 20;
 /// Workers that end at the same moment wait here for the loop.
 const FINISHED: usize = 256;
+/// How often it is looked whether what has to end first has ended. The Engine tells of a death before its lists show it.
+const ENDING_POLL: Duration = Duration::from_millis(100);
+/// Waits for the cache of pods to catch up, and after a list that failed: doubling.
+const FIRST_WAIT: Duration = Duration::from_millis(2);
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Everything that can happen.
 enum Event {
@@ -46,8 +56,17 @@ enum Item {
     Object(Reference),
 }
 
-/// Whether the engine can be reached; `None` while it can.
-pub(crate) type EngineState = watch::Sender<Option<String>>;
+/// Why a node is not Ready.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotReady {
+    #[error("container runtime is down: {0}")]
+    Engine(String),
+    #[error("waiting for the end of pods that were deleted or replaced while the kubelet was away: {0}")]
+    Ending(String),
+}
+
+/// What the node is told to report; `None` is Ready.
+pub(crate) type NodeState = watch::Sender<Option<NotReady>>;
 
 pub(crate) struct Agent {
     context: Arc<Context>,
@@ -55,7 +74,11 @@ pub(crate) struct Agent {
     queue: Queue<Item>,
     workers: PodWorkers,
     finished: mpsc::Receiver<Finished>,
-    engine: EngineState,
+    state: NodeState,
+    /// Why the engine cannot be reached, if it cannot.
+    engine: Option<String>,
+    /// Uids of pods that have to end before anything else; `None` when they have.
+    ending: Option<BTreeSet<String>>,
     ticks: u32,
     /// Uids of pods whose workers have ended: the informer may show them for a moment longer.
     gone: VecDeque<String>,
@@ -68,46 +91,61 @@ impl Agent {
     pub(crate) fn new(
         context: Arc<Context>,
         informers: &Informers,
-        engine: EngineState,
+        state: NodeState,
         token: CancellationToken,
         tracker: TaskTracker,
     ) -> Self {
         let queue = Queue::new();
         let pods = informers.store::<Pod>();
         let (node, items) = (context.config.node_name.clone(), queue.clone());
-        pods.on_change(move |change: &Change<Pod>| {
+        pods.on_change_until(token.clone(), move |change: &Change<Pod>| {
             let pod = change.object();
             if api::pod::node_name(pod) == Some(node.as_str()) {
                 items.add(Item::Pod(key(pod)));
             }
         });
-        follow::<ConfigMap>(informers, &queue, crate::objects::Kind::ConfigMap.plural());
-        follow::<Secret>(informers, &queue, crate::objects::Kind::Secret.plural());
-        follow::<PersistentVolumeClaim>(informers, &queue, CLAIMS);
+        follow::<ConfigMap>(informers, &queue, &token, crate::objects::Kind::ConfigMap.plural());
+        follow::<Secret>(informers, &queue, &token, crate::objects::Kind::Secret.plural());
+        follow::<PersistentVolumeClaim>(informers, &queue, &token, CLAIMS);
         let (sender, finished) = mpsc::channel(FINISHED);
         let workers = PodWorkers::new(Arc::clone(&context), sender, token, tracker);
-        Self { context, pods, queue, workers, finished, engine, ticks: 0, gone: VecDeque::new() }
+        Self {
+            context,
+            pods,
+            queue,
+            workers,
+            finished,
+            state,
+            engine: None,
+            ending: None,
+            ticks: 0,
+            gone: VecDeque::new(),
+        }
     }
 
     /// Runs until `token` is cancelled. Nothing is started before the pods are known and the containers listed.
     pub(crate) async fn run(mut self, token: CancellationToken) {
+        let queue = self.queue.clone();
+        token.run_until_cancelled(self.run_for_ever()).await;
+        queue.shut_down();
+    }
+
+    async fn run_for_ever(&mut self) {
         let mut runtime = self.context.runtime.events();
-        let ready = async {
-            // The first network takes the Engine longer than everything else here: side by side.
-            let list = first_list(&mut runtime, self.context.as_ref(), &self.engine);
-            tokio::join!(list, self.pods.synced(), self.context.services.synced())
-        };
-        let listed = tokio::select! {
-            () = token.cancelled() => return,
-            (listed, ..) = ready => listed,
-        };
-        self.begin(listed);
+        // The first network takes the Engine longer than everything else here: side by side.
+        let prepared = prepare(&mut runtime, self.context.as_ref(), &self.state);
+        tokio::join!(prepared, self.pods.synced(), self.context.services.synced());
+        // First the pods, then the containers: what is started later is no business of ours, and what is found dead is.
+        let pods = self.pods_of_now().await;
+        let listed = list(self.context.as_ref(), &self.state).await;
+        self.begin(listed, pods);
         let mut ticks = tokio::time::interval_at(Instant::now() + RELIST, RELIST);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut polls = tokio::time::interval_at(Instant::now() + ENDING_POLL, ENDING_POLL);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let queue = self.queue.clone();
         loop {
             let event = tokio::select! {
-                () = token.cancelled() => break,
                 Some(item) = queue.next() => {
                     queue.done(&item);
                     match item {
@@ -118,40 +156,107 @@ impl Agent {
                 Some(event) = runtime.next() => Event::Runtime(event),
                 Some(finished) = self.finished.recv() => Event::Finished(finished),
                 _ = ticks.tick() => Event::Tick,
+                _ = polls.tick(), if self.ending.is_some() => {
+                    self.look_at_ending().await;
+                    continue;
+                }
             };
             self.handle(event).await;
         }
-        self.queue.shut_down();
     }
 
-    /// Takes over what is there: addresses first, so that none is given twice; then pods, and containers without one.
-    fn begin(&mut self, listed: Vec<Container>) {
+    /// This node's pods, from the cache, once that is as new as what the API server itself says now.
+    async fn pods_of_now(&self) -> Vec<Arc<Pod>> {
+        let api: Api<Pod> = Api::all(self.context.client.clone());
+        let own = ListParams::default().fields(&format!("spec.nodeName={}", self.context.config.node_name));
+        let mut wait = FIRST_WAIT;
+        loop {
+            match api.list(&own).await {
+                Ok(list) => {
+                    let revision = list.metadata.resource_version.and_then(|v| v.parse().ok()).unwrap_or(0);
+                    let cached = self.own_pods();
+                    if returning::caught_up(&cached, &list.items, revision) {
+                        return cached;
+                    }
+                }
+                Err(error) if wait >= LAST_WAIT => {
+                    tracing::warn!(%error, "the node's pods cannot be listed; trying again");
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LAST_WAIT);
+        }
+    }
+
+    fn own_pods(&self) -> Vec<Arc<Pod>> {
+        let node = self.context.config.node_name.as_str();
+        self.pods.list().into_iter().filter(|pod| api::pod::node_name(pod) == Some(node)).collect()
+    }
+
+    /// Takes over what is there: addresses first, so that none is given twice; then what has to end, and when there is no
+    /// such thing (any more) all the rest.
+    fn begin(&mut self, listed: Vec<Container>, pods: Vec<Arc<Pod>>) {
         for sandbox in listed.iter().filter(|c| c.is_sandbox()) {
             if let Some(std::net::IpAddr::V4(ip)) = sandbox.ip {
                 self.context.addresses.adopt(&sandbox.pod.uid, ip);
             }
         }
-        let mut by_uid: HashMap<String, Vec<Container>> = HashMap::new();
-        for container in listed {
-            by_uid.entry(container.pod.uid.clone()).or_default().push(container);
+        let ending = returning::to_end(&listed, &pods);
+        if ending.is_empty() {
+            return self.take_over(listed, pods);
         }
-        let node = self.context.config.node_name.clone();
-        let pods: Vec<Arc<Pod>> = self
-            .pods
-            .list()
-            .into_iter()
-            .filter(|pod| api::pod::node_name(pod) == Some(node.as_str()))
-            .collect();
+        let alive = returning::still_alive(&ending, &listed);
+        tracing::info!(pods = %names(&alive), "ending first what was deleted or replaced while no kubelet was here");
+        let (mut by_uid, known) = (by_uid(listed), uids(&pods));
+        for uid in &ending {
+            let Some(containers) = by_uid.remove(uid) else { continue };
+            match pods.iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)) {
+                Some(pod) => self.workers.reconcile(&key(pod), Some(pod.clone()), Some(&containers)),
+                None if !known.contains(uid) => self.orphaned(containers),
+                None => {}
+            }
+        }
+        self.ending = Some(ending);
+        self.report_ending(&alive);
+    }
+
+    /// Those that had to end first have: everybody else's turn.
+    async fn look_at_ending(&mut self) {
+        let Some(ending) = &self.ending else { return };
+        let Ok(listed) = self.context.runtime.list().await else { return };
+        let alive = returning::still_alive(ending, &listed);
+        if !alive.is_empty() {
+            return self.report_ending(&alive);
+        }
+        self.ending = None;
+        let pods = self.own_pods();
+        self.take_over(listed, pods);
+    }
+
+    fn report_ending(&self, alive: &BTreeSet<PodRef>) {
+        if self.engine.is_none() {
+            self.set_state(Some(NotReady::Ending(names(alive))));
+        }
+    }
+
+    fn set_state(&self, state: Option<NotReady>) {
+        self.state.send_if_modified(|known| {
+            let changed = *known != state;
+            *known = state;
+            changed
+        });
+    }
+
+    /// Gives every pod and every container without one its worker, and lets the node be Ready.
+    fn take_over(&mut self, listed: Vec<Container>, pods: Vec<Arc<Pod>>) {
+        let mut by_uid = by_uid(listed);
         // Those without a pod come first: a pod of the same name has to wait for their end.
-        let known: std::collections::HashSet<&str> =
-            pods.iter().filter_map(|p| p.metadata.uid.as_deref()).collect();
-        let orphans: Vec<String> =
-            by_uid.keys().filter(|uid| !known.contains(uid.as_str())).cloned().collect();
+        let known = uids(&pods);
+        let orphans: Vec<String> = by_uid.keys().filter(|uid| !known.contains(*uid)).cloned().collect();
         for uid in orphans {
-            if let Some(containers) = by_uid.remove(&uid)
-                && let Some(pod) = containers.first().map(|c| c.pod.clone())
-            {
-                self.workers.adopt_orphan(&pod, containers);
+            if let Some(containers) = by_uid.remove(&uid) {
+                self.orphaned(containers);
             }
         }
         // Running pods keep what they have before new ones are admitted.
@@ -163,14 +268,25 @@ impl Agent {
             self.workers.reconcile(&key(&pod), Some(pod), Some(&containers));
         }
         self.sweep();
+        if self.engine.is_none() {
+            self.set_state(None);
+        }
+    }
+
+    fn orphaned(&mut self, containers: Vec<Container>) {
+        if let Some(pod) = containers.first().map(|c| c.pod.clone()) {
+            self.workers.adopt_orphan(&pod, containers);
+        }
     }
 
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Pod(key) => {
                 let node = self.context.config.node_name.as_str();
-                let wanted =
-                    self.pods.get(&key.0, &key.1).filter(|pod| api::pod::node_name(pod) == Some(node));
+                let wanted = self
+                    .pods
+                    .get(&key.0, &key.1)
+                    .filter(|pod| api::pod::node_name(pod) == Some(node) && self.has_its_turn(pod));
                 // A pod that was not here at start has no containers here.
                 let fresh = wanted.as_ref().is_some_and(|pod| self.is_fresh(pod));
                 self.workers.reconcile(&key, wanted, fresh.then_some(&[]));
@@ -180,7 +296,10 @@ impl Agent {
                 self.workers.container_event(&uid, container_id, action);
             }
             Event::Runtime(runtime::Event::Connected) => {
-                self.engine.send_if_modified(|state| state.take().is_some());
+                self.engine = None;
+                if self.ending.is_none() {
+                    self.set_state(None);
+                }
                 self.workers.retry();
                 self.relist().await;
             }
@@ -203,17 +322,25 @@ impl Agent {
         }
     }
 
+    /// Whether the pod may have a worker: not while others have to end first, and not when its own is through.
+    fn has_its_turn(&self, pod: &Pod) -> bool {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        self.ending.as_ref().is_none_or(|ending| ending.contains(uid))
+            && !self.gone.iter().any(|gone| gone == uid)
+    }
+
     /// Whether nothing of this pod can be in the engine: no worker, and no status that tells of containers.
     fn is_fresh(&self, pod: &Pod) -> bool {
         let started = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
         !started && !pod.metadata.uid.as_deref().is_some_and(|uid| self.workers.knows(uid))
     }
 
-    fn disconnected(&self, why: String) {
-        if self.engine.borrow().is_none() {
+    fn disconnected(&mut self, why: String) {
+        if self.engine.is_none() {
             tracing::warn!(error = %why, "the container engine cannot be reached; trying again until it can");
         }
-        self.engine.send_if_modified(|state| state.replace(why.clone()).as_ref() != Some(&why));
+        self.set_state(Some(NotReady::Engine(why.clone())));
+        self.engine = Some(why);
     }
 
     async fn relist(&mut self) {
@@ -235,55 +362,77 @@ impl Agent {
     /// Removes directories of pods that are no more.
     fn sweep(&self) {
         let pods = self.pods.list();
-        let known: std::collections::HashSet<String> =
-            pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let known = uids(&pods);
         gc::sweep(&self.context, |uid| known.contains(uid) || self.workers.knows(uid));
     }
 }
 
-/// Waits for the engine, prepares it for pods, and lists all containers.
-async fn first_list(
+/// Waits for the engine and prepares it for pods.
+async fn prepare(
     events: &mut futures::stream::BoxStream<'static, runtime::Event>,
     context: &Context,
-    engine: &EngineState,
-) -> Vec<Container> {
+    state: &NodeState,
+) {
     loop {
         match events.next().await {
-            Some(runtime::Event::Connected) => {}
+            Some(runtime::Event::Connected) => break,
             Some(runtime::Event::Disconnected(why)) => {
                 tracing::warn!(error = %why, "the container engine cannot be reached");
-                engine.send_replace(Some(why));
-                continue;
+                state.send_replace(Some(NotReady::Engine(why)));
             }
-            Some(runtime::Event::Pod { .. }) => continue,
+            Some(runtime::Event::Pod { .. }) => {}
             None => std::future::pending().await,
         }
-        loop {
-            match list_once(context).await {
-                Ok(listed) => {
-                    engine.send_replace(None);
-                    return listed;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "preparing the container engine failed; trying again");
-                    engine.send_replace(Some(error.to_string()));
-                    tokio::time::sleep(RETRY).await;
-                }
+    }
+    until_it_works(state, || context.runtime.prepare()).await;
+}
+
+async fn list(context: &Context, state: &NodeState) -> Vec<Container> {
+    until_it_works(state, || context.runtime.list()).await
+}
+
+const RETRY: Duration = Duration::from_secs(2);
+
+async fn until_it_works<T, F>(state: &NodeState, action: impl Fn() -> F) -> T
+where
+    F: Future<Output = runtime::Result<T>>,
+{
+    loop {
+        match action().await {
+            Ok(done) => return done,
+            Err(error) => {
+                tracing::warn!(%error, "preparing the container engine failed; trying again");
+                state.send_replace(Some(NotReady::Engine(error.to_string())));
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
 }
 
-const RETRY: Duration = Duration::from_secs(2);
-
-async fn list_once(context: &Context) -> runtime::Result<Vec<Container>> {
-    context.runtime.prepare().await?;
-    context.runtime.list().await
+fn by_uid(listed: Vec<Container>) -> HashMap<String, Vec<Container>> {
+    let mut by_uid: HashMap<String, Vec<Container>> = HashMap::new();
+    for container in listed {
+        by_uid.entry(container.pod.uid.clone()).or_default().push(container);
+    }
+    by_uid
 }
 
-fn follow<K: Cached>(informers: &Informers, queue: &Queue<Item>, plural: &'static str) {
+fn uids(pods: &[Arc<Pod>]) -> HashSet<String> {
+    pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect()
+}
+
+fn names(pods: &BTreeSet<PodRef>) -> String {
+    pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect::<Vec<_>>().join(", ")
+}
+
+fn follow<K: Cached>(
+    informers: &Informers,
+    queue: &Queue<Item>,
+    token: &CancellationToken,
+    plural: &'static str,
+) {
     let queue = queue.clone();
-    informers.store::<K>().on_change(move |change: &Change<K>| {
+    informers.store::<K>().on_change_until(token.clone(), move |change: &Change<K>| {
         let meta = change.object().metadata();
         let name = meta.name.clone().unwrap_or_default();
         queue.add(Item::Object((plural, meta.namespace.clone().unwrap_or_default(), name)));

@@ -1,7 +1,7 @@
 //! What a kubelet must be told; everything else it finds out.
 
 use api::Cidr;
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// The settings of one node's kubelet. `cli` fills it from flags, environment and file.
 #[derive(Clone, Debug)]
@@ -10,7 +10,8 @@ pub struct Config {
     pub node_name: String,
     /// The `minik8s.io/cluster` label: nothing with another id is ever touched.
     pub cluster_id: String,
-    /// `<data_dir>/pods/<uid>/…` holds volumes, hosts files and termination messages.
+    /// `<data_dir>/pods/<uid>/…` holds volumes, hosts files and termination messages. One node's own: it removes what it
+    /// does not know there.
     pub data_dir: PathBuf,
     /// The node's part of the cluster CIDR; the gateway is its first address.
     pub pod_cidr: Cidr,
@@ -29,6 +30,11 @@ pub struct Config {
     pub api_port: u16,
     /// `status.capacity.pods`.
     pub max_pods: u32,
+    /// How many nodes share this machine: each promises its part of CPU, memory and disk, so that the requests of all
+    /// their pods together fit the machine.
+    pub nodes_on_machine: u32,
+    /// How often the node says that it is alive. Well below the node controller's grace period.
+    pub heartbeat: Duration,
     /// Labels put on the Node when it registers, beside the well-known ones.
     pub node_labels: Vec<(String, String)>,
     /// cgroup under which pods' cgroups are made; `None` leaves it to the Engine.
@@ -43,6 +49,9 @@ pub struct Config {
 
 /// Default of `Config::max_pods`, the real kubelet's.
 pub const DEFAULT_MAX_PODS: u32 = 110;
+
+/// Default of `Config::heartbeat`: a quarter of the usual grace period, as in Kubernetes.
+pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// The port of the node-local DNS server on the bridge's gateway (network.md §4: no port below 1024 is needed).
 pub const DNS_PORT: u16 = 1053;
@@ -64,6 +73,8 @@ impl Config {
             node_ip: (index > 0).then(|| pod_cidr.gateway()),
             api_port: 0,
             max_pods: DEFAULT_MAX_PODS,
+            nodes_on_machine: 1,
+            heartbeat: DEFAULT_HEARTBEAT,
             node_labels: Vec::new(),
             cgroup_parent: None,
             publish_dns: true,

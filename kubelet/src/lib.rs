@@ -26,6 +26,7 @@ mod pod_workers;
 pub mod pods;
 mod probe;
 pub mod proxy;
+pub mod returning;
 pub mod runtime;
 pub mod server;
 mod status;
@@ -36,7 +37,7 @@ mod volume;
 
 pub use config::Config;
 
-pub use runtime::docker::{Docker, reset};
+pub use runtime::docker::{Docker, kill_node, reset, running};
 
 use agent::Agent;
 use api::guard::contained;
@@ -92,12 +93,12 @@ impl Server {
     /// Registers the node and keeps its pods until `token` is cancelled. Containers live on.
     pub async fn run(&self, token: CancellationToken) {
         let inner = &self.inner;
-        let engine = watch::Sender::new(Some("not asked yet".to_owned()));
-        let node = node::NodeAgent::new(Arc::clone(&inner.context), engine.subscribe());
+        let state = watch::Sender::new(Some(agent::NotReady::Engine("not asked yet".to_owned())));
+        let node = node::NodeAgent::new(Arc::clone(&inner.context), state.subscribe());
         let agent = Agent::new(
             Arc::clone(&inner.context),
             &inner.informers,
-            engine,
+            state,
             inner.token.clone(),
             inner.tracker.clone(),
         );

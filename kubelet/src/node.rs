@@ -7,7 +7,7 @@ mod facts;
 
 pub(crate) use facts::machine;
 
-use crate::node_context::Context;
+use crate::{agent::NotReady, node_context::Context};
 use facts::{HostState, conditions, node_labels, status};
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -27,9 +27,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Kubernetes' intervals: a lease of 40 s renewed every 10 s, a status at the latest every 5 minutes.
-const LEASE_SECONDS: i32 = 40;
-const RENEW: Duration = Duration::from_secs(10);
+/// A lease lasts as long as so many heartbeats (Kubernetes': 40 s, renewed every 10 s).
+const BEATS_OF_A_LEASE: u32 = 4;
+/// Kubernetes' interval: a status at the latest every 5 minutes.
 const REPORT: Duration = Duration::from_secs(300);
 /// Memory and disk are looked at this often.
 const CHECK: Duration = Duration::from_secs(60);
@@ -45,8 +45,8 @@ const DNS_NAMESPACE: &str = "kube-system";
 
 pub(crate) struct NodeAgent {
     context: Arc<Context>,
-    /// Why the engine cannot be reached, if it cannot.
-    engine: watch::Receiver<Option<String>>,
+    /// Why the node is not Ready, if it is not.
+    state: watch::Receiver<Option<NotReady>>,
     /// What was written last, heartbeats aside.
     written: Option<NodeStatus>,
     /// The conditions before: at first those of the last run, so that their times go on.
@@ -55,8 +55,8 @@ pub(crate) struct NodeAgent {
 }
 
 impl NodeAgent {
-    pub(crate) fn new(context: Arc<Context>, engine: watch::Receiver<Option<String>>) -> Self {
-        Self { context, engine, written: None, conditions: Vec::new(), uid: String::new() }
+    pub(crate) fn new(context: Arc<Context>, state: watch::Receiver<Option<NotReady>>) -> Self {
+        Self { context, state, written: None, conditions: Vec::new(), uid: String::new() }
     }
 
     /// Registers, tells `ready` once the node has been reported Ready, and reports until `token` is cancelled.
@@ -73,8 +73,8 @@ impl NodeAgent {
         self.uid = node.metadata.uid.unwrap_or_default();
         self.conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
         // The engine's first answer is usually on its way: a node that is about to be ready need not say that it is not.
-        let _ = tokio::time::timeout(FIRST_ANSWER, self.engine.changed()).await;
-        let mut renew = tokio::time::interval(RENEW);
+        let _ = tokio::time::timeout(FIRST_ANSWER, self.state.changed()).await;
+        let mut renew = tokio::time::interval(context.config.heartbeat);
         let mut check = tokio::time::interval(CHECK);
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -84,7 +84,7 @@ impl NodeAgent {
         loop {
             tokio::select! {
                 _ = check.tick() => {}
-                changed = self.engine.changed() => if changed.is_err() { return },
+                changed = self.state.changed() => if changed.is_err() { return },
                 _ = renew.tick() => {
                     match self.renew().await {
                         Ok(()) => {
@@ -107,7 +107,7 @@ impl NodeAgent {
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(%error, "writing the node's status failed");
-                    check.reset_after(RENEW);
+                    check.reset_after(context.config.heartbeat);
                     continue;
                 }
             }
@@ -115,7 +115,7 @@ impl NodeAgent {
                 retry("publishing the node's DNS server", || publish_dns(&context)).await;
                 dns = true;
             }
-            let is_ready = self.engine.borrow().is_none();
+            let is_ready = self.state.borrow().is_none();
             ready.send_if_modified(|told| !std::mem::replace(told, *told || is_ready) && is_ready);
         }
     }
@@ -139,10 +139,10 @@ impl NodeAgent {
     /// Writes the status if it has changed, or if it has to be written again. Says whether it was written.
     async fn report(&mut self, overdue: bool) -> kube::Result<bool> {
         let context = Arc::clone(&self.context);
-        let engine = self.engine.borrow_and_update().clone();
-        let info = match &engine {
-            None => context.runtime.info().await.map_err(|error| error.to_string()),
-            Some(why) => Err(why.clone()),
+        let state = self.state.borrow_and_update().clone();
+        let info = match &state {
+            Some(NotReady::Engine(why)) => Err(why.clone()),
+            _ => context.runtime.info().await.map_err(|error| error.to_string()),
         };
         let images = match &info {
             Ok(_) => context.runtime.images().await.unwrap_or_default(),
@@ -153,9 +153,9 @@ impl NodeAgent {
         let machine = &context.machine;
         let now = Timestamp::now();
         let mut status = status(&context.config, machine, info.as_ref().ok(), &images);
-        let engine = info.err();
+        let not_ready = state.or(info.err().map(NotReady::Engine)).map(|why| why.to_string());
         let before = std::mem::take(&mut self.conditions);
-        self.conditions = conditions(&context.config, &host, engine.as_deref(), &before, now);
+        self.conditions = conditions(&context.config, &host, not_ready.as_deref(), &before, now);
         status.conditions = Some(self.conditions.clone());
         let same =
             self.written.as_ref().is_some_and(|old| without_heartbeats(old) == without_heartbeats(&status));
@@ -200,7 +200,10 @@ impl NodeAgent {
         let name = &context.config.node_name;
         let api: Api<Lease> = Api::namespaced(context.client.clone(), LEASE_NAMESPACE);
         let now = MicroTime(Timestamp::now());
-        let patch = json!({"spec": {"renewTime": now, "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS}});
+        let lasts = (context.config.heartbeat * BEATS_OF_A_LEASE).as_secs().max(1);
+        let lasts = i32::try_from(lasts).unwrap_or(i32::MAX);
+        let patch =
+            json!({"spec": {"renewTime": now, "holderIdentity": name, "leaseDurationSeconds": lasts}});
         match api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             other => return other.map(drop),
@@ -214,7 +217,7 @@ impl NodeAgent {
             },
             spec: Some(LeaseSpec {
                 holder_identity: Some(name.clone()),
-                lease_duration_seconds: Some(LEASE_SECONDS),
+                lease_duration_seconds: Some(lasts),
                 renew_time: Some(now),
                 ..LeaseSpec::default()
             }),

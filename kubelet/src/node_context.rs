@@ -24,6 +24,9 @@ pub(crate) struct Context {
 pub(crate) struct Machine {
     pub(crate) node_ip: Option<Ipv4Addr>,
     pub(crate) memory_bytes: i64,
+    /// The machine's.
+    pub(crate) capacity: BTreeMap<String, Quantity>,
+    /// This node's part of it.
     pub(crate) allocatable: BTreeMap<String, Quantity>,
 }
 

@@ -49,8 +49,8 @@ const SETTLE: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct Config {
     pub cluster_id: String,
-    /// The nodes whose pods are on this machine (several if virtual). Service addresses are routed over the
-    /// first one's bridge.
+    /// The nodes whose pods are on this machine (several if virtual): the machine itself, then those that have only their
+    /// bridge. Service addresses are routed over the first one's.
     pub nodes: Vec<LocalNode>,
     /// All pods' addresses, of all nodes.
     pub cluster_cidr: Cidr,
@@ -294,7 +294,7 @@ impl Proxy {
                 }
                 Mark::Pod(key) => {
                     let pod = key.split_once('/').and_then(|(ns, name)| self.pods.get(ns, name));
-                    let elements = pod.map(|pod| services::of_pod(&pod, &self.local_nodes));
+                    let elements = pod.map(|pod| services::of_pod(&pod, &self.config.nodes));
                     state.set(format!("pod:{key}"), elements.unwrap_or_default());
                 }
             }

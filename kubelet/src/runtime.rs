@@ -171,7 +171,7 @@ pub struct Info {
 }
 
 /// The pod a container belongs to.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodRef {
     pub namespace: String,
     pub name: String,

@@ -7,6 +7,7 @@ mod control_plane;
 mod dns;
 mod kubectl;
 mod replica_sets;
+mod node_failure;
 mod restart;
 mod story;
 mod streams;

@@ -52,6 +52,11 @@ impl Cidr {
             .then(|| Self { base: self.base + (index << (32 - NODE_PREFIX)), prefix: NODE_PREFIX })
     }
 
+    /// How many nodes there is room for, counted from 1.
+    pub fn nodes(&self) -> u32 {
+        NODE_PREFIX.checked_sub(self.prefix).map_or(0, |bits| (1u32 << u32::from(bits)) - 1)
+    }
+
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         u32::from(address) & mask(self.prefix) == self.base
     }
@@ -131,6 +136,7 @@ mod tests {
         assert_eq!(cluster.node(1), Some(cidr("10.244.1.0/24")));
         assert_eq!(cluster.node(255), Some(cidr("10.244.255.0/24")));
         assert_eq!(cluster.node(256), None);
+        assert_eq!((cluster.nodes(), cidr("10.0.0.0/24").nodes(), cidr("10.0.0.0/25").nodes()), (255, 0, 0));
         assert_eq!(cidr("10.0.0.0/25").node(0), None);
         assert_eq!(cidr("0.0.0.0/0").node(0), Some(cidr("0.0.0.0/24")));
     }

@@ -68,7 +68,7 @@ const GET_PATCH_UPDATE: &[&str] = &["get", "patch", "update"];
 const CONNECT: &[&str] = &["create", "get"];
 const ANY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
-const SHAPES: [Shape; 13] = {
+const SHAPES: [Shape; 16] = {
     type Gvk = Option<(&'static str, &'static str, &'static str)>;
     const fn shape(
         subresource: Subresource,
@@ -85,12 +85,15 @@ const SHAPES: [Shape; 13] = {
         shape(Subresource::Eviction, "eviction", Some(("policy", "v1", "Eviction")), &["create"]),
         shape(Subresource::Exec, "exec", Some(("", "v1", "PodExecOptions")), CONNECT),
         shape(Subresource::Finalize, "finalize", None, &["update"]),
+        shape(Subresource::Kill, "kill", None, &["create"]),
         shape(Subresource::Log, "log", None, &["get"]),
         shape(Subresource::PortForward, "portforward", Some(("", "v1", "PodPortForwardOptions")), CONNECT),
         shape(Subresource::Proxy, "proxy", None, ANY),
         shape(Subresource::Resize, "resize", None, GET_PATCH_UPDATE),
         shape(Subresource::Scale, "scale", Some(("autoscaling", "v1", "Scale")), GET_PATCH_UPDATE),
+        shape(Subresource::Start, "start", None, &["create"]),
         shape(Subresource::Status, "status", None, GET_PATCH_UPDATE),
+        shape(Subresource::Stop, "stop", None, &["create"]),
         shape(
             Subresource::Token,
             "token",

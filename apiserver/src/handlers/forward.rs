@@ -86,6 +86,11 @@ impl Forwarder {
         })
     }
 
+    /// The way to the nodes, for what is no connection.
+    pub fn nodes(&self) -> &dyn NodeDialer {
+        &*self.dialer
+    }
+
     /// To the kubelet of a node.
     pub async fn node(&self, node: &str) -> Result<Connection> {
         let permit = self.permit()?;

@@ -21,7 +21,8 @@ impl Kind for Nodes {
     const SINGULAR: &'static str = "node";
     const NAMESPACED: bool = false;
     const SHORT_NAMES: &'static [&'static str] = &["no"];
-    const SUBRESOURCES: &'static [Subresource] = &[Subresource::Status, Subresource::Proxy];
+    const SUBRESOURCES: &'static [Subresource] =
+        &[Subresource::Status, Subresource::Proxy, Subresource::Stop, Subresource::Kill, Subresource::Start];
     const COLUMNS: &'static [Column] = &[
         Column::name(),
         Column::new("Status", "string", 0, "The status of the node"),

@@ -172,6 +172,8 @@ fn add_subresource(
         Subresource::Attach => ("attach", site.connect("Attach")),
         Subresource::PortForward => ("portforward", site.connect("Portforward")),
         Subresource::Proxy => ("proxy", site.connect("Proxy")),
+        // Not Kubernetes': left out, so that generated clients stay what they are.
+        Subresource::Stop | Subresource::Kill | Subresource::Start => return None,
     })
 }
 

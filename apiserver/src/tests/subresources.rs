@@ -1,4 +1,4 @@
-//! Binding, scale and eviction.
+//! Binding, scale and eviction; nodes stopped and started.
 
 use super::*;
 
@@ -77,4 +77,45 @@ async fn scale() {
         "statefulsets.apps \"t\" not found",
     );
     server.get(&format!("{PODS}/p/scale")).await.refused(404, "NotFound", "could not find");
+}
+
+#[tokio::test]
+async fn nodes_are_stopped_and_started_by_those_who_may() {
+    let server = Server::new();
+    let stop = |node: &str| format!("/api/v1/nodes/{node}/stop");
+    let done = server.post(&stop("mine"), &json!({})).await.expect(201);
+    assert_eq!((&done["kind"], &done["message"]), (&json!("Status"), &json!("Stop dry=false")));
+    let done = server.post(&format!("{}?dryRun=All", stop("mine")), &json!({})).await.expect(201);
+    assert_eq!(done["message"], "Stop dry=true");
+    assert_eq!(
+        server.post("/api/v1/nodes/mine/kill", &json!({})).await.expect(201)["message"],
+        "Kill dry=false"
+    );
+    let again = server.post("/api/v1/nodes/mine/start", &json!({})).await;
+    again.refused(409, "Conflict", "Operation cannot be fulfilled on nodes \"mine\": it runs");
+    server.post(&stop("none"), &json!({})).await.refused(404, "NotFound", "nodes \"none\" not found");
+    server.post(&stop("..%2f"), &json!({})).await.refused(404, "NotFound", "not found");
+    // A node that somebody else runs, or nobody.
+    server.create("/api/v1/nodes", &json!({"metadata": {"name": "theirs"}})).await;
+    let theirs = server.post(&stop("theirs"), &json!({})).await;
+    theirs.refused(400, "BadRequest", "it is not a node of this server, which runs mine");
+    server.get(&stop("mine")).await.refused(405, "MethodNotAllowed", "does not allow");
+    server.post("/api/v1/nodes/mine/explode", &json!({})).await.refused(404, "NotFound", "could not find");
+
+    let jane = Peer::Internal(User {
+        name: "jane".to_owned(),
+        groups: vec!["system:authenticated".to_owned()],
+        ..User::default()
+    });
+    let router = crate::router::router(server.app.clone()).layer(Extension(jane));
+    let request = Request::post(stop("mine")).body(Body::empty()).unwrap();
+    let refused = router.oneshot(request).await.unwrap();
+    let text = refused.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains("cannot create resource \\\"nodes/stop\\\" in API group"), "{text}");
+
+    let list = server.get("/api/v1").await.expect(200);
+    let names: Vec<_> =
+        list["resources"].as_array().unwrap().iter().filter_map(|r| r["name"].as_str()).collect();
+    assert!(["nodes/kill", "nodes/start", "nodes/stop"].iter().all(|n| names.contains(n)), "{names:?}");
 }

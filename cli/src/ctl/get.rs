@@ -34,6 +34,18 @@ pub(super) struct Get {
 }
 
 impl Get {
+    /// As asked for without any flag.
+    pub(super) fn of(selection: Selection) -> Self {
+        Self {
+            selection,
+            output: None,
+            watch: false,
+            no_headers: false,
+            show_labels: false,
+            ignore_not_found: false,
+        }
+    }
+
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         let format = self.output.as_deref().unwrap_or("");
         if !["", "wide", "yaml", "json", "name"].contains(&format) {

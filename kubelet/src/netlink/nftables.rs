@@ -62,6 +62,8 @@ const VERDICT_REGISTER: u32 = 0;
 pub(crate) enum Verdict<'a> {
     Accept,
     Drop,
+    /// Go on after the jump that led here.
+    Return,
     Jump(&'a str),
     Goto(&'a str),
 }
@@ -238,6 +240,7 @@ impl Verdict<'_> {
         let (code, chain) = match self {
             Verdict::Drop => (0, None),
             Verdict::Accept => (1, None),
+            Verdict::Return => (-5i32, None),
             Verdict::Jump(chain) => (-3i32, Some(chain)),
             Verdict::Goto(chain) => (-4, Some(chain)),
         };

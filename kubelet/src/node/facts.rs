@@ -28,19 +28,27 @@ pub(crate) fn machine(config: &Config) -> Machine {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = meminfo("MemTotal").unwrap_or(0);
     let disk = disk(&config.data_dir).map_or(0, |(total, _)| total);
-    let allocatable = BTreeMap::from([
-        ("cpu".to_owned(), Quantity(cpus.to_string())),
-        ("memory".to_owned(), Quantity(format!("{}Ki", memory >> 10))),
-        ("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", disk >> 10))),
-        ("pods".to_owned(), Quantity(config.max_pods.to_string())),
-    ]);
+    let amounts = |nodes: u32| {
+        BTreeMap::from([
+            ("cpu".to_owned(), milli(cpus * 1000 / usize::try_from(nodes).unwrap_or(1))),
+            ("memory".to_owned(), Quantity(format!("{}Ki", (memory >> 10) / u64::from(nodes)))),
+            ("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", (disk >> 10) / u64::from(nodes)))),
+            ("pods".to_owned(), Quantity(config.max_pods.to_string())),
+        ])
+    };
     Machine {
         node_ip: Some(
             config.node_ip.unwrap_or_else(|| default_address().unwrap_or(config.pod_cidr.gateway())),
         ),
         memory_bytes: i64::try_from(memory).unwrap_or(i64::MAX),
-        allocatable,
+        capacity: amounts(1),
+        allocatable: amounts(config.nodes_on_machine.max(1)),
     }
+}
+
+/// In the form that Kubernetes writes: whole units where there are only such.
+fn milli(amount: usize) -> Quantity {
+    Quantity(if amount.is_multiple_of(1000) { (amount / 1000).to_string() } else { format!("{amount}m") })
 }
 
 /// The address that packets to the outside would carry. No packet is sent for this.
@@ -123,7 +131,7 @@ pub(super) fn status(
     }
     NodeStatus {
         addresses: Some(addresses),
-        capacity: Some(machine.allocatable.clone()),
+        capacity: Some(machine.capacity.clone()),
         allocatable: Some(machine.allocatable.clone()),
         daemon_endpoints: (config.api_port > 0).then(|| NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: config.api_port.into() }),
@@ -158,11 +166,11 @@ pub(super) fn status(
     }
 }
 
-/// The node's conditions; transition times come from those before. `engine` says why the engine cannot be reached.
+/// The node's conditions; transition times come from those before. `not_ready` says why the node is not Ready, if it is not.
 pub(super) fn conditions(
     config: &Config,
     host: &HostState,
-    engine: Option<&str>,
+    not_ready: Option<&str>,
     before: &[NodeCondition],
     now: Timestamp,
 ) -> Vec<NodeCondition> {
@@ -223,9 +231,9 @@ pub(super) fn conditions(
             if missing.is_empty() { "AllPresent" } else { "Degraded" },
             if missing.is_empty() { "nothing is missing".to_owned() } else { missing.join("; ") },
         ),
-        match engine {
+        match not_ready {
             None => one("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
-            Some(why) => one("Ready", false, "KubeletNotReady", format!("container runtime is down: {why}")),
+            Some(why) => one("Ready", false, "KubeletNotReady", why.to_owned()),
         },
     ] {
         api::conditions::set(&mut conditions, condition, now);
@@ -257,7 +265,7 @@ mod tests {
         assert_eq!(status(&second, "Ready"), ("False".to_owned(), 20));
         assert_eq!(status(&second, "PIDPressure"), ("False".to_owned(), 10));
         let words = api::conditions::find(&second, "Ready").unwrap().message.clone().unwrap();
-        assert_eq!(words, "container runtime is down: connection refused");
+        assert_eq!(words, "connection refused");
     }
 
     #[test]
@@ -269,5 +277,22 @@ mod tests {
         assert!(!info.kernel_version.is_empty() && !info.boot_id.is_empty());
         assert_eq!(status.capacity.unwrap()["pods"].0, "110");
         assert_eq!(node_labels(&config())["kubernetes.io/hostname"], "n1");
+    }
+
+    #[test]
+    fn nodes_of_one_machine_promise_a_part_of_it_each() {
+        let machine = machine(&Config { nodes_on_machine: 3, max_pods: 40, ..config() });
+        let amount = |list: &BTreeMap<String, Quantity>, name: &str| {
+            api::quantity::of(list.get(name)).milli_value() / 1000
+        };
+        for name in ["memory", "ephemeral-storage"] {
+            let (whole, part) = (amount(&machine.capacity, name), amount(&machine.allocatable, name));
+            assert!(part > 0 && part * 3 <= whole && whole - part * 3 < 3 << 10, "{name}: {part} of {whole}");
+        }
+        assert_eq!(
+            (&machine.capacity["pods"].0, &machine.allocatable["pods"].0),
+            (&"40".into(), &"40".into())
+        );
+        assert_eq!([milli(2000), milli(666)].map(|q| q.0), ["2", "666m"]);
     }
 }

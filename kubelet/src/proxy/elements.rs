@@ -14,6 +14,8 @@ pub(crate) enum Set {
     NodePorts,
     /// protocol . port → chain, for this machine and its pods, where that differs
     InnerNodePorts,
+    /// protocol . port → chain: ports that pods have taken of the machine itself, which is the first node
+    HostPorts,
     /// protocol . port . index → endpoint
     NodePortEndpoints,
     /// address . protocol . port → reject or drop
@@ -26,11 +28,12 @@ pub(crate) enum Set {
 }
 
 impl Set {
-    pub(crate) const ALL: [Set; 8] = [
+    pub(crate) const ALL: [Set; 9] = [
         Set::Services,
         Set::Endpoints,
         Set::NodePorts,
         Set::InnerNodePorts,
+        Set::HostPorts,
         Set::NodePortEndpoints,
         Set::NoEndpoints,
         Set::NoNodePortEndpoints,
@@ -43,6 +46,7 @@ impl Set {
             Set::Endpoints => "endpoints",
             Set::NodePorts => "node-ports",
             Set::InnerNodePorts => "inner-node-ports",
+            Set::HostPorts => "host-ports",
             Set::NodePortEndpoints => "node-port-endpoints",
             Set::NoEndpoints => "no-endpoints",
             Set::NoNodePortEndpoints => "no-node-port-endpoints",
@@ -56,7 +60,7 @@ impl Set {
         match self {
             Set::Services | Set::NoEndpoints => (concat(&[ADDRESS, PROTOCOL, SERVICE]), 12),
             Set::Endpoints => (concat(&[ADDRESS, PROTOCOL, SERVICE, MARK]), 16),
-            Set::NodePorts | Set::InnerNodePorts | Set::NoNodePortEndpoints => {
+            Set::NodePorts | Set::InnerNodePorts | Set::HostPorts | Set::NoNodePortEndpoints => {
                 (concat(&[PROTOCOL, SERVICE]), 8)
             }
             Set::NodePortEndpoints => (concat(&[PROTOCOL, SERVICE, MARK]), 12),
@@ -131,7 +135,9 @@ impl Key {
         let parts: &[[u8; 4]] = match set {
             Set::Services | Set::NoEndpoints => &[address, protocol, port],
             Set::Endpoints => &[address, protocol, port, index],
-            Set::NodePorts | Set::InnerNodePorts | Set::NoNodePortEndpoints => &[protocol, port],
+            Set::NodePorts | Set::InnerNodePorts | Set::HostPorts | Set::NoNodePortEndpoints => {
+                &[protocol, port]
+            }
             Set::NodePortEndpoints => &[protocol, port, index],
             Set::Hairpin => &[address, address],
         };

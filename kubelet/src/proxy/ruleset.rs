@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  prerouting, output (nat)  ─► dispatch ─► services ─► balance-N: dnat to endpoints[address . protocol . port . random N]
+//!                                  ├► host-ports ─► local-node-port-1: dnat to node-port-endpoints[…]
 //!                                  └► node-ports ─► node-port-N: mark, dnat to node-port-endpoints[…]
 //!  input, forward, output    ─► check: what has no endpoint is refused
 //!  postrouting (nat)         ─► masquerade what is marked, hairpins, and pods on their way out
@@ -144,9 +145,10 @@ fn loopback() -> Option<Cidr> {
 fn write_chains(table: &mut Table<'_>, config: &Config) {
     const DISPATCH: &str = "dispatch";
     const NODE_PORTS: &str = "dispatch-node-ports";
+    const HOST_PORTS: &str = "dispatch-host-ports";
     const CHECK: &str = "check";
     const MARK: &str = "mark-masquerade";
-    for chain in [REJECT, MARK, DISPATCH, NODE_PORTS, CHECK] {
+    for chain in [REJECT, MARK, DISPATCH, NODE_PORTS, HOST_PORTS, CHECK] {
         table.chain(chain);
     }
     let jump = |chain| move |r: &mut Rule<'_>| r.verdict(Verdict::Jump(chain));
@@ -175,6 +177,19 @@ fn write_chains(table: &mut Table<'_>, config: &Config) {
             r.verdict(Verdict::Jump(MARK));
         });
     }
+    table.rule(NODE_PORTS, jump(HOST_PORTS));
+    // The other nodes' own addresses are not the machine's: their host ports are among the services.
+    for node in config.nodes.iter().skip(1) {
+        table.rule(HOST_PORTS, |r| {
+            r.load_destination(R0);
+            r.compare(R0, true, &node.gateway.octets());
+            r.verdict(Verdict::Return);
+        });
+    }
+    table.rule(HOST_PORTS, |r| {
+        node_port_key(r);
+        r.verdict_map(Set::HostPorts.name());
+    });
     let inner = |r: &mut Rule<'_>| {
         node_port_key(r);
         r.verdict_map(Set::InnerNodePorts.name());

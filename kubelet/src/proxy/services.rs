@@ -1,6 +1,9 @@
 //! Which elements a Service, with its EndpointSlices, and a Pod, with its host ports, want. Pure.
 
-use super::elements::{Chain, Element, Key, Protocol, Set, Value};
+use super::{
+    LocalNode,
+    elements::{Chain, Element, Key, Protocol, Set, Value},
+};
 use k8s_openapi::api::{
     core::v1::{Pod, Service, ServicePort, ServiceSpec},
     discovery::v1::EndpointSlice,
@@ -236,15 +239,19 @@ impl Hasher for Fnv {
     }
 }
 
-/// The host ports of a pod on this machine.
-pub(crate) fn of_pod(pod: &Pod, local_nodes: &BTreeSet<String>) -> Vec<Element> {
+/// The host ports of a pod on one of this machine's nodes. The first node is the machine itself, at all of its addresses but
+/// those of the other nodes; each of those has one address of its own.
+pub(crate) fn of_pod(pod: &Pod, nodes: &[LocalNode]) -> Vec<Element> {
     let mut out = Elements::default();
     let Some(spec) = &pod.spec else { return out.0 };
-    let here = spec.node_name.as_ref().is_some_and(|n| local_nodes.contains(n));
+    let Some(place) = nodes.iter().position(|n| Some(&n.name) == spec.node_name.as_ref()) else {
+        return out.0;
+    };
+    let own_address = nodes.get(place).filter(|_| place > 0).map(|n| n.gateway);
     let status = pod.status.as_ref();
     let over = status.and_then(|s| s.phase.as_deref()).is_some_and(|p| matches!(p, "Succeeded" | "Failed"));
     let address = status.and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse::<Ipv4Addr>().ok());
-    let Some(address) = address.filter(|_| here && !over && spec.host_network != Some(true)) else {
+    let Some(address) = address.filter(|_| !over && spec.host_network != Some(true)) else {
         return out.0;
     };
     let sidecars =
@@ -260,15 +267,16 @@ pub(crate) fn of_pod(pod: &Pod, local_nodes: &BTreeSet<String>) -> Vec<Element> 
         };
         let target = Value::Endpoint(address, number);
         out.push(Set::Hairpin, Key::hairpin(address), Value::Member);
-        match port.host_ip.as_deref().unwrap_or_default().parse::<Ipv4Addr>() {
-            Ok(host) if !host.is_unspecified() => {
+        let wanted = port.host_ip.as_deref().unwrap_or_default().parse::<Ipv4Addr>().ok();
+        match wanted.filter(|ip| !ip.is_unspecified()).or(own_address) {
+            Some(host) => {
                 let key = Key::service(host, protocol, host_port);
                 out.push(Set::Services, key, Value::Goto(Chain::Balance(1)));
                 out.push(Set::Endpoints, key, target);
             }
-            _ => {
+            None => {
                 let key = Key::node_port(protocol, host_port);
-                out.push(Set::NodePorts, key, Value::Goto(Chain::LocalNodePort(1)));
+                out.push(Set::HostPorts, key, Value::Goto(Chain::LocalNodePort(1)));
                 out.push(Set::NodePortEndpoints, key.at(LOCAL_OFFSET), target);
             }
         }

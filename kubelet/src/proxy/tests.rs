@@ -38,6 +38,18 @@ fn config() -> Config {
     }
 }
 
+/// As [`config`], with a virtual node beside the machine.
+fn two_nodes() -> Config {
+    let mut config = config();
+    config.nodes.push(LocalNode {
+        name: "second".into(),
+        bridge: "mk-test1".into(),
+        pod_cidr: "10.244.2.0/24".parse().unwrap(),
+        gateway: [10, 244, 2, 1].into(),
+    });
+    config
+}
+
 fn here() -> BTreeSet<String> {
     BTreeSet::from(["here".to_owned()])
 }
@@ -93,7 +105,9 @@ fn describe(elements: &[Element]) -> Vec<String> {
         let place = match set {
             Set::Services | Set::NoEndpoints => format!("{}:{}", key.address, key.port),
             Set::Endpoints => format!("{}:{} {}", key.address, key.port, key.index),
-            Set::NodePorts | Set::InnerNodePorts | Set::NoNodePortEndpoints => format!(":{}", key.port),
+            Set::NodePorts | Set::InnerNodePorts | Set::HostPorts | Set::NoNodePortEndpoints => {
+                format!(":{}", key.port)
+            }
             Set::NodePortEndpoints => format!(":{} {:#x}", key.port, key.index),
             Set::Hairpin => key.address.to_string(),
         };
@@ -286,16 +300,29 @@ fn host_port(host: i32, container: i32, ip: Option<&str>) -> ContainerPort {
 fn host_ports() {
     let ports = vec![host_port(8000, 80, None), host_port(9000, 90, Some("192.0.2.1"))];
     let web = pod("web", "10.244.1.6", ports);
-    let mut got = describe(&services::of_pod(&web, &here()));
+    let mut got = describe(&services::of_pod(&web, &config().nodes));
     got.sort();
     assert_eq!(
         got,
         [
             "endpoints 192.0.2.1:9000 0 10.244.1.6:90",
             "hairpin 10.244.1.6 member",
+            "host-ports :8000 local-node-port-1",
             "node-port-endpoints :8000 0x10000 10.244.1.6:80",
-            "node-ports :8000 local-node-port-1",
             "services 192.0.2.1:9000 balance-1",
+        ]
+    );
+    // A second node of this machine has an address of its own, and so do its ports.
+    let mut other = pod("web", "10.244.2.6", vec![host_port(8000, 80, None)]);
+    other.spec.as_mut().unwrap().node_name = Some("second".into());
+    let mut got = describe(&services::of_pod(&other, &two_nodes().nodes));
+    got.sort();
+    assert_eq!(
+        got,
+        [
+            "endpoints 10.244.2.1:8000 0 10.244.2.6:80",
+            "hairpin 10.244.2.6 member",
+            "services 10.244.2.1:8000 balance-1",
         ]
     );
     for change in [
@@ -306,7 +333,7 @@ fn host_ports() {
     ] {
         let mut pod = web.clone();
         change(&mut pod);
-        assert_eq!(services::of_pod(&pod, &here()), []);
+        assert_eq!(services::of_pod(&pod, &config().nodes), []);
     }
 }
 

@@ -7,11 +7,13 @@
 mod container;
 mod events;
 mod image;
+mod kill;
 mod network;
 mod pause;
 mod reset;
 mod streams;
 
+pub use kill::{kill_node, running};
 pub use reset::reset;
 
 use super::{

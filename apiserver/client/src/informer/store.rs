@@ -162,11 +162,17 @@ enum Decoded<K> {
 
 type Callback<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 
+struct Subscriber<K> {
+    callback: Callback<K>,
+    /// Cancelled when nobody listens any more.
+    until: Option<CancellationToken>,
+}
+
 pub(super) struct Inner<K> {
     state: RwLock<State<K>>,
     /// Held while changes are made visible and told, so that a new subscriber neither misses nor repeats one.
     /// Readers never need it.
-    subscribers: Mutex<Vec<Callback<K>>>,
+    subscribers: Mutex<Vec<Subscriber<K>>>,
     listing: Mutex<Vec<Arc<K>>>,
     batch: Mutex<Vec<Decoded<K>>>,
     synced: watch::Sender<bool>,
@@ -199,12 +205,13 @@ impl<K: Cached> Inner<K> {
 
     /// Makes changes visible under the write lock, then tells them without it.
     fn publish(&self, change: impl FnOnce(&mut State<K>, &mut Vec<Change<K>>)) {
-        let subscribers = lock(&self.subscribers);
+        let mut subscribers = lock(&self.subscribers);
+        subscribers.retain(|s| !s.until.as_ref().is_some_and(CancellationToken::is_cancelled));
         let mut changes = Vec::new();
         change(&mut self.write(), &mut changes);
         for change in &changes {
             for subscriber in subscribers.iter() {
-                subscriber(change);
+                (subscriber.callback)(change);
             }
         }
     }
@@ -321,11 +328,21 @@ impl<K: Cached> Store<K> {
     /// `Applied { old: None }`. `f` runs on the informer's task: it must only enqueue, never wait, and not call
     /// `on_change` of the same store. Reading stores is fine.
     pub fn on_change(&self, f: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        self.subscribe(None, Box::new(f));
+    }
+
+    /// As [`Self::on_change`], for a listener that ends before the process does: `f` is dropped some time after `until`
+    /// is cancelled.
+    pub fn on_change_until(&self, until: CancellationToken, f: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        self.subscribe(Some(until), Box::new(f));
+    }
+
+    fn subscribe(&self, until: Option<CancellationToken>, callback: Callback<K>) {
         let mut subscribers = lock(&self.inner.subscribers);
         for new in self.list() {
-            f(&Change::Applied { old: None, new });
+            callback(&Change::Applied { old: None, new });
         }
-        subscribers.push(Box::new(f));
+        subscribers.push(Subscriber { callback, until });
     }
 
     /// Waits for the first full list; also returns when the informers were told to end.

@@ -122,6 +122,10 @@ impl Summary {
             this.add_containers(status, conditions::is_true(held, "Ready"));
         }
 
+        // The node controller's word on a pod whose node is lost: what its containers last said is not known to be true.
+        if conditions::find(held, "Ready").is_some_and(|c| c.reason.as_deref() == Some("NodeLost")) {
+            this.reason = "Unknown".to_owned();
+        }
         if api::pod::is_terminating(pod) {
             if status.reason.as_deref() == Some("NodeLost") {
                 this.reason = "Unknown".to_owned();
@@ -202,6 +206,11 @@ mod tests {
             status["conditions"] = json!([{"type": "Ready", "status": "True"}]);
             status
         };
+        let lost = || {
+            let mut status = all("Running", vec![container("a", running.clone(), true, 0)]);
+            status["conditions"] = json!([{"type": "Ready", "status": "False", "reason": "NodeLost"}]);
+            status
+        };
         let no = json!({});
         for (spec, status, meta, expected) in [
             (&one, json!({"phase": "Pending"}), &no, "0/1 Pending 0"),
@@ -212,6 +221,8 @@ mod tests {
                 "0/1 ContainerCreating 0",
             ),
             (&one, all("Running", vec![container("a", running.clone(), true, 0)]), &no, "1/1 Running 0"),
+            (&one, lost(), &no, "1/1 Unknown 0"),
+            (&one, lost(), &json!({"deletionTimestamp": at(50)}), "1/1 Terminating 0"),
             (
                 &one,
                 all("Running", vec![container("a", running.clone(), true, 3)]),

@@ -1,7 +1,7 @@
-//! Packets: a machine with two pods on a bridge and a client outside, each a network namespace; a proxy that
-//! follows a small API server; connections from everywhere to everything. No Docker.
+//! Packets: a machine with two pods on its bridge, a third on that of a virtual node, and a client outside, each a
+//! network namespace; a proxy that follows a small API server; connections from everywhere to everything. No Docker.
 
-use super::{config, host_port, namespace, node_port, pod, service, slice};
+use super::{host_port, namespace, node_port, pod, service, slice, two_nodes};
 use crate::proxy::{Proxy, Status};
 use client::{Informers, testing::Fake};
 use k8s_openapi::api::{
@@ -130,17 +130,19 @@ impl Drop for Servers {
     }
 }
 
-/// `p1` and `p2` on the bridge; `out` on a link of its own, with no route to pods.
+/// `p1` and `p2` on the first bridge, `p3` on the second; `out` on a link of its own, with no route to pods.
 fn make_machine() {
     shell(
         "mount -t tmpfs tmpfs /run && mkdir -p /run/netns && ip link set lo up
          ip link add mk-test0 type bridge && ip addr add 10.244.1.1/24 dev mk-test0 && ip link set mk-test0 up
-         for n in 1 2; do
+         ip link add mk-test1 type bridge && ip addr add 10.244.2.1/24 dev mk-test1 && ip link set mk-test1 up
+         for n in 1 2 3; do
+           if [ $n = 3 ]; then bridge=mk-test1 net=10.244.2; else bridge=mk-test0 net=10.244.1; fi
            ip netns add p$n
            ip link add v$n type veth peer name eth0 netns p$n
-           ip link set v$n master mk-test0 up
-           ip -n p$n link set lo up; ip -n p$n addr add 10.244.1.1$n/24 dev eth0
-           ip -n p$n link set eth0 up; ip -n p$n route add default via 10.244.1.1
+           ip link set v$n master $bridge up
+           ip -n p$n link set lo up; ip -n p$n addr add $net.1$n/24 dev eth0
+           ip -n p$n link set eth0 up; ip -n p$n route add default via $net.1
          done
          ip netns add out
          ip link add uplink type veth peer name eth0 netns out
@@ -173,7 +175,7 @@ fn packets_reach_where_they_should() {
     }
     make_machine();
     let mut servers = Servers(Vec::new());
-    for name in ["p1", "p2"] {
+    for name in ["p1", "p2", "p3"] {
         servers.start(name);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -182,7 +184,7 @@ fn packets_reach_where_they_should() {
 
 async fn run() {
     let (fake, token) = (Fake::default(), CancellationToken::new());
-    let proxy = Proxy::new(config(), &Informers::new(fake.client(), token.clone()));
+    let proxy = Proxy::new(two_nodes(), &Informers::new(fake.client(), token.clone()));
     let mut status = proxy.status();
     let running = tokio::spawn({
         let token = token.clone();
@@ -294,8 +296,21 @@ async fn host_ports(fake: &Fake) {
     assert_eq!(tcp("127.0.0.1:8000")(), "p1 from 10.244.1.1");
     assert_eq!(ask_from("p1", "192.0.2.1:8000", "tcp"), "p1 from 10.244.1.1", "itself");
     assert_eq!(ask_from("p2", "192.0.2.1:8000", "tcp"), "p1 from 10.244.1.12");
+    // The same port of another node on this machine is another port.
+    let second = || ask_from("p2", "10.244.2.1:8000", "tcp");
+    assert_eq!(second(), "refused");
+    let mut p3 = pod("p3", "10.244.2.13", vec![host_port(8000, i32::from(PORT), None)]);
+    p3.spec.as_mut().unwrap().node_name = Some("second".into());
+    fake.put(&p3);
+    until("the other node's host port", second, |a| a == "p3 from 10.244.1.12").await;
+    assert_eq!(tcp("10.244.2.1:8000")(), "p3 from 10.244.2.1");
+    assert_eq!(ask_from("p3", "10.244.2.1:8000", "tcp"), "p3 from 10.244.2.1", "itself");
+    assert_eq!(ask_from("p3", "192.0.2.1:8000", "tcp"), "p1 from 10.244.2.13");
     fake.delete::<Pod>("default", "p1");
     until("no host port", outside, |a| a == "refused").await;
+    assert_eq!(second(), "p3 from 10.244.1.12");
+    fake.delete::<Pod>("default", "p3");
+    until("no host port there either", second, |a| a == "refused").await;
 }
 
 async fn udp_moves(fake: &Fake, both: &[&str]) {

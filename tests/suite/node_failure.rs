@@ -1,0 +1,390 @@
+//! Several nodes on one machine, and what becomes of pods when one of them fails: cut off, without power, given up, back
+//! again. docs/node-failure.md tells the same with the usual periods.
+
+use std::{process::Command, time::Duration};
+use tests::{Options, TestCluster, Version, kubectl, wait_for};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Short enough for a test, long enough for a busy machine.
+const GRACE: &str = "8s";
+const TOLERATION: &str = "4";
+
+fn three_nodes() -> TestCluster {
+    let flags = [
+        "--nodes=3".to_owned(),
+        format!("--node-monitor-grace-period={GRACE}"),
+        format!("--default-toleration-seconds={TOLERATION}"),
+    ];
+    let c = TestCluster::with(Options { flags: flags.to_vec(), ..Options::default() });
+    for node in names(&c) {
+        c.wait_field(&format!("node/{node}"), READY, |s| s == "True");
+    }
+    c
+}
+
+/// `NAME`, `NAME-2`, `NAME-3`
+fn names(c: &TestCluster) -> [String; 3] {
+    [c.node(), format!("{}-2", c.node()), format!("{}-3", c.node())]
+}
+
+const READY: &str = r#".status.conditions[?(@.type=="Ready")].status"#;
+const TAINTS: &str = ".spec.taints[*].key";
+
+/// The kubia example, one pod a node.
+fn kubia() -> String {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/kubia/kubia.yaml");
+    let manifest = std::fs::read_to_string(example).unwrap();
+    let grace = "      terminationGracePeriodSeconds: 5\n";
+    assert!(manifest.contains(grace));
+    let apart = "      affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [
+        {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: kubia}}}]}}\n";
+    manifest.replace(grace, &format!("{grace}{apart}"))
+}
+
+/// `kubectl delete pod --timeout` that a node which does not answer lets run out.
+#[track_caller]
+fn assert_delete_hangs(c: &TestCluster, pod: &str) {
+    let hung = c.try_kubectl(&["delete", "pod", pod, "--timeout=2s"]);
+    assert!(hung.stdout.contains(&format!("pod \"{pod}\" deleted")), "{hung}");
+    assert!(hung.stderr.contains("timed out waiting for the condition"), "{hung}");
+}
+
+/// Running containers with this label.
+fn running(label: &str) -> Vec<String> {
+    let filter = format!("label={label}");
+    let mut command = Command::new("docker");
+    command.args(["ps", "-q", "--no-trunc", "--filter", &filter]);
+    kubectl::run(command, b"", DEADLINE).ok().lines().map(str::to_owned).collect()
+}
+
+fn of_pod(uid: &str) -> Vec<String> {
+    running(&format!("io.kubernetes.pod.uid={uid}"))
+}
+
+#[track_caller]
+fn ctl(c: &TestCluster, verb: &str, node: &str) {
+    let said = c.ctl(&["node", verb, node]).ok();
+    assert!(said.starts_with(&format!("node/{node} ")), "{said}");
+}
+
+/// Addresses that a service leads to.
+fn endpoints(c: &TestCluster, service: &str) -> String {
+    let slices = format!("-l=kubernetes.io/service-name={service}");
+    let ready = "jsonpath={.items[*].endpoints[?(@.conditions.ready==true)].addresses[0]}";
+    c.kubectl(&["get", "endpointslices", &slices, "-o", ready])
+}
+
+struct Placed {
+    uid: String,
+    node: String,
+    ip: String,
+}
+
+#[track_caller]
+fn placed(c: &TestCluster, pod: &str) -> Placed {
+    c.wait_ready(pod);
+    let field = |path: &str| c.field(&format!("pod/{pod}"), path);
+    Placed { uid: field(".metadata.uid"), node: field(".spec.nodeName"), ip: field(".status.podIP") }
+}
+
+/// Waits until the pod of that name is marked for deletion, and says so.
+#[track_caller]
+fn wait_marked(c: &TestCluster, pod: &str) {
+    c.wait_field(&format!("pod/{pod}"), ".metadata.deletionTimestamp", |at| !at.is_empty());
+    let row = c.kubectl(&["get", "pod", pod, "--no-headers"]);
+    assert!(row.contains(" Terminating "), "{row}");
+}
+
+/// The StatefulSet controller has looked again, and has not replaced the pod.
+#[track_caller]
+fn assert_not_replaced(c: &TestCluster, pod: &str, uid: &str) {
+    c.kubectl(&["patch", "statefulset", "kubia", "-p", r#"{"spec":{"minReadySeconds":1}}"#]);
+    let generation = c.field("statefulset/kubia", ".metadata.generation");
+    c.wait_field("statefulset/kubia", ".status.observedGeneration", |seen| seen == generation);
+    assert_eq!(c.field(&format!("pod/{pod}"), ".metadata.uid"), uid, "a pod of a lost node is not replaced");
+}
+
+#[test]
+fn a_partition() {
+    let c = three_nodes();
+    let [first, ..] = names(&c);
+    // So that both pods are on virtual nodes and the first is free for a replacement.
+    c.kubectl(&["cordon", &first]);
+    c.apply(&kubia());
+    let (zero, one) = (placed(&c, "kubia-0"), placed(&c, "kubia-1"));
+    c.kubectl(&["uncordon", &first]);
+    assert!(zero.node != one.node && zero.node != first && one.node != first, "{} {}", zero.node, one.node);
+    let data = c.file("data", "kept over all");
+    let pod_path = |pod: &str| format!("/api/v1/namespaces/default/pods/{pod}/proxy/");
+    c.kubectl(&["create", "--raw", &pod_path("kubia-0"), "-f", &data]);
+    let volume = c.field("pvc/data-kubia-0", ".spec.volumeName");
+
+    // The kubelet goes silent; the containers know nothing of it.
+    ctl(&c, "stop", &zero.node);
+    let again = c.ctl(&["node", "stop", &zero.node]).fails();
+    assert!(again.contains("(Conflict)") && again.contains("the node is stopped already"), "{again}");
+    let refused = c.try_kubectl(&["logs", "kubia-0"]).fails();
+    assert!(refused.contains("kubelet is not running"), "{refused}");
+
+    let node = format!("node/{}", zero.node);
+    c.wait_field(&node, READY, |s| s == "Unknown");
+    c.wait_field(&node, TAINTS, |t| t.matches("node.kubernetes.io/unreachable").count() == 2);
+    let row = c.kubectl(&["get", "node", &zero.node, "--no-headers"]);
+    assert!(row.contains(" NotReady "), "{row}");
+    let reason = r#".status.conditions[?(@.type=="Ready")].reason"#;
+    c.wait_field("pod/kubia-0", reason, |r| r == "NodeLost");
+    wait_for("the services to drop the pod", DEADLINE, || {
+        let seen = (endpoints(&c, "kubia"), endpoints(&c, "kubia-public"));
+        if seen == (one.ip.clone(), one.ip.clone()) { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+
+    wait_marked(&c, "kubia-0");
+    assert_not_replaced(&c, "kubia-0", &zero.uid);
+    assert_delete_hangs(&c, "kubia-0");
+    assert_eq!(of_pod(&zero.uid).len(), 2, "on the other side of the partition it lives on");
+
+    // A person says that it is dead, or that they do not care.
+    c.kubectl(&["delete", "po", "kubia-0", "--force", "--grace-period", "0"]);
+    c.wait_field("pod/kubia-0", ".metadata.uid", |uid| !uid.is_empty() && uid != zero.uid);
+    let new = placed(&c, "kubia-0");
+    assert_eq!(new.node, first, "the only healthy node without one");
+    assert_eq!(c.field("pvc/data-kubia-0", ".spec.volumeName"), volume);
+    let kept = c.kubectl(&["get", "--raw", &format!("{}?local", pod_path("kubia-0"))]);
+    assert_eq!(kept.trim(), "kept over all");
+    wait_for("the pod's name to lead to its new address", DEADLINE, || {
+        let look = "require('dns').lookup('kubia-0.kubia', (e, a) => console.log(e ? String(e) : a))";
+        let seen = c.try_kubectl(&["exec", "kubia-1", "--", "node", "-e", look]);
+        if seen.stdout.trim() == new.ip { Ok(()) } else { Err(seen) }
+    });
+
+    // Two of one name live now, by that person's will; the one on the returning node dies before the node is Ready.
+    assert_eq!(of_pod(&zero.uid).len(), 2);
+    ctl(&c, "start", &zero.node);
+    c.wait_field(&node, READY, |s| s == "True");
+    assert_eq!(of_pod(&zero.uid), [""; 0], "dead before the node was Ready");
+    c.wait_field(&node, TAINTS, str::is_empty);
+    assert_eq!(c.field("pod/kubia-0", ".metadata.uid"), new.uid);
+    let again = c.ctl(&["node", "start", &zero.node]).fails();
+    assert!(again.contains("the node is running already"), "{again}");
+}
+
+#[test]
+fn a_dead_machine() {
+    let mut c = three_nodes();
+    let [first, ..] = names(&c);
+    c.kubectl(&["cordon", &first]);
+    c.apply(&kubia());
+    let (zero, one) = (placed(&c, "kubia-0"), placed(&c, "kubia-1"));
+    c.kubectl(&["uncordon", &first]);
+    let node = format!("node/{}", zero.node);
+    let of_node = |c: &TestCluster, node: &str| {
+        let of_cluster = running(&format!("minik8s.io/cluster={}", c.cluster_id()));
+        let of_node = running(&format!("minik8s.io/node={node}"));
+        of_node.into_iter().filter(|id| of_cluster.contains(id)).count()
+    };
+
+    ctl(&c, "kill", &zero.node);
+    assert_eq!(
+        (of_node(&c, &zero.node), of_node(&c, &one.node)),
+        (0, 2),
+        "its containers died, and no others"
+    );
+    let again = c.ctl(&["node", "kill", &zero.node]).fails();
+    assert!(again.contains("the node is dead already"), "{again}");
+    wait_marked(&c, "kubia-0");
+    assert_not_replaced(&c, "kubia-0", &zero.uid);
+
+    // A restart of the server changes nothing: the machine is still off.
+    assert_eq!(c.stop(), Some(0));
+    c.launch();
+    let again = c.ctl(&["node", "stop", &zero.node]).fails();
+    assert!(again.contains("the node is stopped already"), "{again}");
+    assert_eq!(c.field(&node, READY), "Unknown");
+    assert_eq!(c.field("pod/kubia-0", ".metadata.uid"), zero.uid);
+    c.wait_ready("kubia-1");
+    assert_eq!(c.field("pod/kubia-1", ".metadata.uid"), one.uid);
+
+    // The person who knows that it is off says so: its pods are released.
+    let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+    c.kubectl(&["taint", "node", &zero.node, taint]);
+    c.wait_field("pod/kubia-0", ".metadata.uid", |uid| !uid.is_empty() && uid != zero.uid);
+    assert_eq!(placed(&c, "kubia-0").node, first);
+
+    // Power is back.
+    c.kubectl(&["taint", "node", &zero.node, &format!("{taint}-")]);
+    ctl(&c, "start", &zero.node);
+    c.wait_field(&node, READY, |s| s == "True");
+    c.wait_field(&node, TAINTS, str::is_empty);
+
+    // The other machine is gone for good.
+    ctl(&c, "kill", &one.node);
+    c.wait_field(&format!("node/{}", one.node), READY, |s| s == "Unknown");
+    c.kubectl(&["delete", "node", &one.node]);
+    c.wait_field("pod/kubia-1", ".metadata.uid", |uid| !uid.is_empty() && uid != one.uid);
+    assert_eq!(placed(&c, "kubia-1").node, zero.node);
+    let left = c.kubectl(&["get", "nodes", "-o=name"]);
+    assert_eq!(left.lines().count(), 2, "{left}");
+    // Or was it?
+    ctl(&c, "start", &one.node);
+    c.wait_field(&format!("node/{}", one.node), READY, |s| s == "True");
+    assert_eq!(of_pod(&one.uid), [""; 0]);
+}
+
+#[test]
+fn when_no_node_is_heard_of_nobody_is_evicted() {
+    let c = three_nodes();
+    c.apply(POD);
+    let steady = placed(&c, "steady");
+    for node in names(&c) {
+        ctl(&c, "stop", &node);
+    }
+    for node in names(&c) {
+        let node = format!("node/{node}");
+        c.wait_field(&node, READY, |s| s == "Unknown");
+        c.wait_field(&node, ".spec.taints[*].effect", |e| e == "NoSchedule");
+    }
+    assert_eq!(c.field("pod/steady", ".metadata.deletionTimestamp"), "");
+    // All come back: the pod never noticed.
+    for node in names(&c) {
+        ctl(&c, "start", &node);
+        c.wait_field(&format!("node/{node}"), READY, |s| s == "True");
+    }
+    c.wait_ready("steady");
+    let now = placed(&c, "steady");
+    assert_eq!((now.uid, now.ip), (steady.uid, steady.ip));
+    assert_eq!(c.field("pod/steady", ".status.containerStatuses[0].restartCount"), "0");
+}
+
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: steady}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: minik8s-test/busybox, imagePullPolicy: IfNotPresent, command: [sleep, '86400']}
+";
+
+/// A web server with port 8080 of its node, which answers with the node's name.
+fn server(name: &str, node: &str) -> String {
+    format!(
+        "---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: web}}}}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: minik8s-test/busybox
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, 'mkdir /www && hostname > /www/index.html && exec httpd -f -p 8080 -h /www']
+    ports: [{{name: http, containerPort: 8080, hostPort: 8099}}]
+"
+    )
+}
+
+const SERVICE: &str = "---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+";
+
+fn ask(url: &str) -> tests::Output {
+    let mut command = Command::new("curl");
+    command.args(["-sS", "--fail-with-body", "--max-time", "5", url]);
+    kubectl::run(command, b"", DEADLINE)
+}
+
+#[track_caller]
+fn until_answered(url: &str, accept: impl Fn(&str) -> bool) {
+    wait_for(url, DEADLINE, || {
+        let seen = ask(url);
+        if seen.success() && accept(seen.stdout.trim()) { Ok(()) } else { Err(seen) }
+    });
+}
+
+#[test]
+fn each_virtual_node_is_a_node() {
+    let c = three_nodes();
+    let nodes = names(&c);
+    let field = |node: &String, path: &str| c.field(&format!("node/{node}"), path);
+    let mut seen: Vec<String> = Vec::new();
+    for node in &nodes {
+        assert_eq!(field(node, r".metadata.labels.kubernetes\.io/hostname"), *node);
+        assert_eq!(field(node, ".status.allocatable.pods"), "40");
+        for path in [r#".status.addresses[?(@.type=="InternalIP")].address"#, ".spec.podCIDR"] {
+            let value = field(node, path);
+            assert!(!value.starts_with("127.") && !seen.contains(&value), "{node} {path} {value}");
+            seen.push(value);
+        }
+        let lease = ["get", "lease", "-n=kube-node-lease", node, "-o=jsonpath={.spec.holderIdentity}"];
+        assert_eq!(c.kubectl(&lease), *node);
+        c.kubectl(&["get", "endpointslice", "-n=kube-system", &format!("kube-dns-{node}")]);
+    }
+
+    c.apply(&format!("{SERVICE}{}{}", server("web-a", &nodes[0]), server("web-b", &nodes[1])));
+    let (a, b) = (placed(&c, "web-a"), placed(&c, "web-b"));
+    // From a third node: pods by address, and the service by its name.
+    c.apply(&POD.replace("spec:", &format!("spec:\n  nodeName: {}", nodes[2])));
+    c.wait_ready("steady");
+    let get = |url: &str| c.try_kubectl(&["exec", "steady", "--", "wget", "-q", "-T5", "-O-", url]);
+    for (pod, name) in [(&a, "web-a"), (&b, "web-b")] {
+        assert_eq!(get(&format!("http://{}:8080/", pod.ip)).ok().trim(), name);
+    }
+    for name in ["web-a", "web-b"] {
+        wait_for("the service to lead to each", DEADLINE, || {
+            let seen = get("http://web/");
+            if seen.stdout.trim() == name { Ok(()) } else { Err(seen) }
+        });
+    }
+    let port = c.field("service/web", ".spec.ports[0].nodePort");
+    for node in &nodes {
+        let ip = field(node, r#".status.addresses[?(@.type=="InternalIP")].address"#);
+        until_answered(&format!("http://{ip}:{port}/"), |seen| seen.starts_with("web-"));
+    }
+    // The same port of two nodes leads to two pods, and to nobody on the third.
+    let ip = |n: usize| field(&nodes[n], r#".status.addresses[?(@.type=="InternalIP")].address"#);
+    until_answered(&format!("http://{}:8099/", ip(0)), |seen| seen == "web-a");
+    until_answered(&format!("http://{}:8099/", ip(1)), |seen| seen == "web-b");
+    assert!(!ask(&format!("http://{}:8099/", ip(2))).success());
+
+    // Without being told where to go they spread.
+    c.apply(&format!("{}{}{}", spread("s1"), spread("s2"), spread("s3")));
+    let mut on: Vec<_> = ["s1", "s2", "s3"].map(|pod| placed(&c, pod).node).to_vec();
+    on.sort();
+    on.dedup();
+    assert_eq!(on.len(), 3, "{on:?}");
+}
+
+fn spread(name: &str) -> String {
+    let labels = format!("name: {name}, labels: {{group: spread}}");
+    let affinity = "spec:
+  affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 100, podAffinityTerm: {
+    topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {group: spread}}}}]}}";
+    format!("---{}", POD.replace("name: steady", &labels).replace("spec:", affinity))
+}
+
+#[test]
+fn what_cannot_be_stopped() {
+    let c = TestCluster::with(Options::without_pods());
+    c.apply("{apiVersion: v1, kind: Node, metadata: {name: by-hand}}");
+    let unknown = c.ctl(&["node", "stop", "nowhere"]).fails();
+    assert!(unknown.contains("(NotFound)") && unknown.contains("nodes \"nowhere\" not found"), "{unknown}");
+    let foreign = c.ctl(&["node", "kill", "by-hand"]).fails();
+    assert!(foreign.contains("not a node of this server, which runs none"), "{foreign}");
+    // As any other client does it.
+    let raw = c.try_kubectl(&["create", "--raw", "/api/v1/nodes/nowhere/start", "-f", "/dev/null"]).fails();
+    assert!(raw.contains("not found"), "{raw}");
+    let listed = c.ctl(&["node", "list"]).ok();
+    assert!(listed.contains("by-hand"), "{listed}");
+    for version in Version::ALL {
+        let nodes = c.kubectl_of(version, &["get", "nodes", "-o=name"], b"").ok();
+        assert_eq!(nodes.trim(), "node/by-hand", "discovery is as clients know it");
+    }
+}
