@@ -74,6 +74,35 @@ fn endpoints(c: &TestCluster, service: &str) -> String {
     c.kubectl(&["get", "endpointslices", &slices, "-o", ready])
 }
 
+/// Waits until pod `client` finds these addresses under the name.
+#[track_caller]
+fn wait_dig(c: &TestCluster, name: &str, addresses: &[&str]) {
+    let mut expected = addresses.to_vec();
+    expected.sort_unstable();
+    wait_for(&format!("{name} to be {expected:?}"), DEADLINE, || {
+        let seen = c.try_kubectl(&["exec", "client", "--", "dig", "+short", "+tries=3", name]);
+        let mut found: Vec<&str> = seen.stdout.lines().collect();
+        found.sort_unstable();
+        if seen.success() && found == expected { Ok(()) } else { Err(seen) }
+    });
+}
+
+/// A pod to ask from.
+fn client(image: &str, node: &str) -> String {
+    format!(
+        "---
+apiVersion: v1
+kind: Pod
+metadata: {{name: client}}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {{name: main, image: {image}, imagePullPolicy: IfNotPresent, command: [sleep, '86400']}}
+"
+    )
+}
+
 struct Placed {
     uid: String,
     node: String,
@@ -114,9 +143,12 @@ fn a_partition() {
     let (zero, one) = (placed(&c, "kubia-0"), placed(&c, "kubia-1"));
     c.kubectl(&["uncordon", &first]);
     assert!(zero.node != one.node && zero.node != first && one.node != first, "{} {}", zero.node, one.node);
-    let data = c.file("data", "kept over all");
-    let pod_path = |pod: &str| format!("/api/v1/namespaces/default/pods/{pod}/proxy/");
-    c.kubectl(&["create", "--raw", &pod_path("kubia-0"), "-f", &data]);
+    c.apply(&client("minik8s-example/dnsutils", &first));
+    c.wait_ready("client");
+    wait_dig(&c, "kubia.default.svc.cluster.local", &[&zero.ip, &one.ip]);
+    let (_proxy, url) = c.proxy();
+    let pod_path = format!("{url}/api/v1/namespaces/default/pods/kubia-0/proxy/");
+    assert_eq!(curl(&["-d", "kept over all", &pod_path]).ok().trim(), "Data stored on pod kubia-0");
     let volume = c.field("pvc/data-kubia-0", ".spec.volumeName");
 
     // The kubelet goes silent; the containers know nothing of it.
@@ -138,6 +170,9 @@ fn a_partition() {
         if seen == (one.ip.clone(), one.ip.clone()) { Ok(()) } else { Err(format!("{seen:?}")) }
     });
 
+    wait_dig(&c, "kubia.default.svc.cluster.local", &[&one.ip]);
+    wait_dig(&c, "kubia-0.kubia.default.svc.cluster.local", &[]);
+
     wait_marked(&c, "kubia-0");
     assert_not_replaced(&c, "kubia-0", &zero.uid);
     assert_delete_hangs(&c, "kubia-0");
@@ -149,13 +184,8 @@ fn a_partition() {
     let new = placed(&c, "kubia-0");
     assert_eq!(new.node, first, "the only healthy node without one");
     assert_eq!(c.field("pvc/data-kubia-0", ".spec.volumeName"), volume);
-    let kept = c.kubectl(&["get", "--raw", &format!("{}?local", pod_path("kubia-0"))]);
-    assert_eq!(kept.trim(), "kept over all");
-    wait_for("the pod's name to lead to its new address", DEADLINE, || {
-        let look = "require('dns').lookup('kubia-0.kubia', (e, a) => console.log(e ? String(e) : a))";
-        let seen = c.try_kubectl(&["exec", "kubia-1", "--", "node", "-e", look]);
-        if seen.stdout.trim() == new.ip { Ok(()) } else { Err(seen) }
-    });
+    assert_eq!(curl(&[&format!("{pod_path}?local")]).ok().trim(), "kept over all");
+    wait_dig(&c, "kubia-0.kubia.default.svc.cluster.local", &[&new.ip]);
 
     // Two of one name live now, by that person's will; the one on the returning node dies before the node is Ready.
     assert_eq!(of_pod(&zero.uid).len(), 2);
@@ -295,16 +325,16 @@ spec:
   ports: [{port: 80, targetPort: http}]
 ";
 
-fn ask(url: &str) -> tests::Output {
+fn curl(args: &[&str]) -> tests::Output {
     let mut command = Command::new("curl");
-    command.args(["-sS", "--fail-with-body", "--max-time", "5", url]);
+    command.args(["-sS", "--fail-with-body", "--max-time", "5"]).args(args);
     kubectl::run(command, b"", DEADLINE)
 }
 
 #[track_caller]
 fn until_answered(url: &str, accept: impl Fn(&str) -> bool) {
     wait_for(url, DEADLINE, || {
-        let seen = ask(url);
+        let seen = curl(&[url]);
         if seen.success() && accept(seen.stdout.trim()) { Ok(()) } else { Err(seen) }
     });
 }
@@ -331,15 +361,18 @@ fn each_virtual_node_is_a_node() {
     c.apply(&format!("{SERVICE}{}{}", server("web-a", &nodes[0]), server("web-b", &nodes[1])));
     let (a, b) = (placed(&c, "web-a"), placed(&c, "web-b"));
     // From a third node: pods by address, and the service by its name.
-    c.apply(&POD.replace("spec:", &format!("spec:\n  nodeName: {}", nodes[2])));
-    c.wait_ready("steady");
-    let get = |url: &str| c.try_kubectl(&["exec", "steady", "--", "wget", "-q", "-T5", "-O-", url]);
-    for (pod, name) in [(&a, "web-a"), (&b, "web-b")] {
-        assert_eq!(get(&format!("http://{}:8080/", pod.ip)).ok().trim(), name);
-    }
-    for name in ["web-a", "web-b"] {
-        wait_for("the service to lead to each", DEADLINE, || {
-            let seen = get("http://web/");
+    c.apply(&client("minik8s-test/node", &nodes[2]));
+    c.wait_ready("client");
+    let look = "require('http').get(process.argv[1], r => r.pipe(process.stdout)).on('error', e => console.log(e.message))";
+    let get = |url: &str| c.try_kubectl(&["exec", "client", "--", "node", "-e", look, url]);
+    let service = "http://web/".to_owned();
+    let urls = [format!("http://{}:8080/", a.ip), format!("http://{}:8080/", b.ip)];
+    for (url, name) in [(&urls[0], "web-a"), (&urls[1], "web-b")].into_iter().chain(
+        // By chance it leads to one or the other.
+        ["web-a", "web-b"].map(|name| (&service, name)),
+    ) {
+        wait_for(&format!("{name} to answer {url}"), DEADLINE, || {
+            let seen = get(url);
             if seen.stdout.trim() == name { Ok(()) } else { Err(seen) }
         });
     }
@@ -352,7 +385,7 @@ fn each_virtual_node_is_a_node() {
     let ip = |n: usize| field(&nodes[n], r#".status.addresses[?(@.type=="InternalIP")].address"#);
     until_answered(&format!("http://{}:8099/", ip(0)), |seen| seen == "web-a");
     until_answered(&format!("http://{}:8099/", ip(1)), |seen| seen == "web-b");
-    assert!(!ask(&format!("http://{}:8099/", ip(2))).success());
+    assert!(!curl(&[&format!("http://{}:8099/", ip(2))]).success());
 
     // Without being told where to go they spread.
     c.apply(&format!("{}{}{}", spread("s1"), spread("s2"), spread("s3")));
