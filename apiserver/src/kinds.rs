@@ -9,54 +9,104 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::any::Any;
 
+mod admission_policies;
+mod api_service;
 mod config_map;
 mod controller_revision;
+mod cron_job;
+mod csi;
 mod daemon_set;
 mod decode;
 mod deployment;
+mod devices;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod flow_control;
+mod ingress;
+mod ingress_class;
+mod job;
 mod lease;
+mod limit_range;
 mod namespace;
+mod network_policy;
 mod node;
 mod persistent_volume;
 mod persistent_volume_claim;
 mod pod;
+mod pod_disruption_budget;
+mod pod_templates;
+mod priority_class;
 mod replica_set;
 mod replication_controller;
+mod resource_quota;
+mod runtime_class;
 mod secret;
 mod service;
 mod service_account;
+mod service_cidr;
 pub mod shared;
 mod stateful_set;
 mod storage_class;
 mod typed;
+mod volume_attachment;
+mod webhooks;
 
 use typed::Typed;
 
 /// Every kind that is served. Adding a kind is one file and one line here.
-static ALL: [&dyn AnyKind; 20] = [
+static ALL: [&dyn AnyKind; 51] = [
     &Typed::<config_map::ConfigMaps>::NEW,
     &Typed::<endpoints::EndpointsKind>::NEW,
     &Typed::<event::Events>::NEW,
+    &Typed::<limit_range::LimitRanges>::NEW,
     &Typed::<namespace::Namespaces>::NEW,
     &Typed::<node::Nodes>::NEW,
     &Typed::<persistent_volume::PersistentVolumes>::NEW,
     &Typed::<persistent_volume_claim::PersistentVolumeClaims>::NEW,
     &Typed::<pod::Pods>::NEW,
+    &Typed::<pod_templates::PodTemplates>::NEW,
     &Typed::<replication_controller::ReplicationControllers>::NEW,
+    &Typed::<resource_quota::ResourceQuotas>::NEW,
     &Typed::<secret::Secrets>::NEW,
     &Typed::<service::Services>::NEW,
     &Typed::<service_account::ServiceAccounts>::NEW,
+    &Typed::<api_service::ApiServices>::NEW,
     &Typed::<controller_revision::ControllerRevisions>::NEW,
     &Typed::<daemon_set::DaemonSets>::NEW,
     &Typed::<deployment::Deployments>::NEW,
     &Typed::<replica_set::ReplicaSets>::NEW,
     &Typed::<stateful_set::StatefulSets>::NEW,
-    &Typed::<endpoint_slice::EndpointSlices>::NEW,
-    &Typed::<lease::Leases>::NEW,
+    &Typed::<cron_job::CronJobs>::NEW,
+    &Typed::<job::Jobs>::NEW,
+    &Typed::<ingress::Ingresses>::NEW,
+    &Typed::<ingress_class::IngressClasses>::NEW,
+    &Typed::<service_cidr::IpAddresses>::NEW,
+    &Typed::<network_policy::NetworkPolicies>::NEW,
+    &Typed::<service_cidr::ServiceCidrs>::NEW,
+    &Typed::<pod_disruption_budget::PodDisruptionBudgets>::NEW,
+    &Typed::<csi::CsiDrivers>::NEW,
+    &Typed::<csi::CsiNodes>::NEW,
+    &Typed::<csi::CsiStorageCapacities>::NEW,
     &Typed::<storage_class::StorageClasses>::NEW,
+    &Typed::<volume_attachment::VolumeAttachments>::NEW,
+    &Typed::<volume_attachment::VolumeAttributesClasses>::NEW,
+    &Typed::<webhooks::MutatingWebhooks>::NEW,
+    &Typed::<webhooks::ValidatingWebhooks>::NEW,
+    &Typed::<admission_policies::MutatingPolicies>::NEW,
+    &Typed::<admission_policies::MutatingBindings>::NEW,
+    &Typed::<admission_policies::ValidatingPolicies>::NEW,
+    &Typed::<admission_policies::ValidatingBindings>::NEW,
+    &Typed::<priority_class::PriorityClasses>::NEW,
+    &Typed::<lease::Leases>::NEW,
+    &Typed::<runtime_class::RuntimeClasses>::NEW,
+    &Typed::<endpoint_slice::EndpointSlices>::NEW,
+    &Typed::<flow_control::FlowSchemas>::NEW,
+    &Typed::<flow_control::PriorityLevels>::NEW,
+    &Typed::<devices::DeviceClasses>::NEW,
+    &Typed::<devices::ResourceClaims>::NEW,
+    &Typed::<devices::ResourceClaimTemplates>::NEW,
+    &Typed::<devices::ResourceSlices>::NEW,
 ];
 
 /// Every kind, in the order discovery lists them.

@@ -1,7 +1,7 @@
 //! Status conditions: one per type; `lastTransitionTime` moves only when `status` does.
 
 use jiff::Timestamp;
-use k8s_openapi::api::{apps, core};
+use k8s_openapi::api::{apps, batch, core};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// What the many condition types of the API have in common.
@@ -34,6 +34,7 @@ optional_fields!(
     apps::v1::DeploymentCondition,
     apps::v1::ReplicaSetCondition,
     apps::v1::DaemonSetCondition,
+    batch::v1::JobCondition,
 );
 
 impl AnyCondition for Condition {

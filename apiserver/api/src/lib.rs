@@ -13,6 +13,7 @@ pub mod owner;
 pub mod pod;
 pub mod quantity;
 pub mod resource;
+pub mod schedule;
 pub mod selector;
 
 pub use cidr::Cidr;

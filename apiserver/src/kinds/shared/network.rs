@@ -49,6 +49,35 @@ pub(in crate::kinds) fn cidr(text: &str, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// `example.com/some/path`.
+pub(in crate::kinds) fn domain_prefixed(text: &str, path: &Path, errors: &mut Errors) {
+    if text.is_empty() {
+        return errors.required(path, "");
+    }
+    let Some((domain, rest)) = text.split_once('/').filter(|(d, r)| !d.is_empty() && !r.is_empty()) else {
+        return errors.invalid(path, text, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    };
+    errors.invalid_each(path, domain, names::dns_subdomain(domain));
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "/%:=_~!$&'()*+,;-.@".contains(c);
+    if !rest.chars().all(allowed) {
+        errors.invalid(path, rest, "Invalid path");
+    }
+}
+
+/// A host name, or `*.` and one.
+pub(in crate::kinds) fn host_or_wildcard(host: &str, path: &Path, errors: &mut Errors) {
+    if !host.contains('*') {
+        return errors.invalid_each(path, host, names::dns_subdomain(host));
+    }
+    if !host.strip_prefix("*.").is_some_and(|rest| names::dns_subdomain(rest).is_empty()) {
+        let detail = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must \
+                      consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character \
+                      (e.g. '*.example.com', regex used for validation is \
+                      '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+        errors.invalid(path, host, detail);
+    }
+}
+
 pub(in crate::kinds) fn port(port: i32, path: &Path, errors: &mut Errors) {
     errors.invalid_each(path, port, names::port_number(i64::from(port)));
 }
