@@ -196,6 +196,16 @@ fn a_partition() {
     assert_eq!(c.field("pod/kubia-0", ".metadata.uid"), new.uid);
     let again = c.ctl(&["node", "start", &zero.node]).fails();
     assert!(again.contains("the node is running already"), "{again}");
+
+    // Whoever does not force anything gets the replacement when the node is back.
+    ctl(&c, "stop", &one.node);
+    wait_marked(&c, "kubia-1");
+    assert_eq!(of_pod(&one.uid).len(), 2);
+    ctl(&c, "start", &one.node);
+    c.wait_field(&format!("node/{}", one.node), READY, |s| s == "True");
+    assert_eq!(of_pod(&one.uid), [""; 0], "dead before the node was Ready");
+    c.wait_field("pod/kubia-1", ".metadata.uid", |uid| !uid.is_empty() && uid != one.uid);
+    c.wait_ready("kubia-1");
 }
 
 #[test]
