@@ -7,17 +7,19 @@ mod default_storage_class;
 mod default_toleration_seconds;
 mod namespace_lifecycle;
 mod priority;
+mod rbac_escalation;
 mod service_account;
 mod storage_object_in_use_protection;
 mod volume_resize;
 
 use crate::{
-    auth::User,
+    auth::{Authorizer, User},
     config::Config,
     error::{ApiError, Result},
     kinds::{AnyKind, AnyObject, Subresource},
 };
 use async_trait::async_trait;
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -70,7 +72,7 @@ pub trait Lookup: Send + Sync {
     async fn list(&self, plural: &str, namespace: &str) -> Result<Vec<Box<dyn AnyObject>>>;
 }
 
-/// One rule set. Plugins hold no objects and no state of the cluster: they ask `lookup`.
+/// One rule set. Plugins hold no objects and no state of the cluster: they ask `lookup`, and RBAC its authorizer.
 #[async_trait]
 pub trait Plugin: Send + Sync {
     fn name(&self) -> &'static str;
@@ -107,7 +109,7 @@ pub struct Chain {
 
 impl Chain {
     /// The plugins of a server, in Kubernetes' order.
-    pub fn standard(config: &Config) -> Self {
+    pub fn standard(config: &Config, authorizer: &Arc<Authorizer>) -> Self {
         Self::new(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
             Box::new(service_account::ServiceAccount),
@@ -118,6 +120,7 @@ impl Chain {
             Box::new(default_storage_class::DefaultStorageClass),
             Box::new(storage_object_in_use_protection::StorageObjectInUseProtection),
             Box::new(volume_resize::PersistentVolumeClaimResize),
+            Box::new(rbac_escalation::RbacEscalation { authorizer: authorizer.clone() }),
         ])
     }
 

@@ -1,14 +1,15 @@
 //! Who is asking, and may they.
 //!
-//! `authn` turns a connection and its headers into a [`User`]; `authz` answers whether that user may do
-//! what the request asks. A credential that is presented and wrong is refused: it never counts as anonymous.
+//! `authn` turns a connection and its headers into a [`User`]; `rbac` answers whether that user may do
+//! what the request asks, in `authz`' words. A credential that is presented and wrong is refused: it never counts as anonymous.
 
 pub mod authn;
 pub mod authz;
+pub mod rbac;
 pub mod token;
 
-pub use authn::{Authenticator, authenticate};
-pub use authz::authorize;
+pub use authn::Authenticator;
+pub use rbac::Authorizer;
 
 use std::{collections::BTreeMap, net::SocketAddr};
 

@@ -3,6 +3,8 @@
 //! They are written like anyone's, through the API. What exists is left as it is, but for what follows from our own
 //! address.
 
+mod roles;
+
 use crate::{Config, registry::allocate::Allocator};
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -98,6 +100,7 @@ impl Objects {
                 replace(&mut have.endpoints, &want.endpoints) | replace(&mut have.ports, &want.ports)
             }),
             ensure(&classes, &self.class, keep),
+            roles::ensure(client),
         )?;
         Ok(())
     }

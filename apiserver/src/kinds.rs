@@ -11,6 +11,8 @@ use std::any::Any;
 
 mod admission_policies;
 mod api_service;
+mod cluster_role;
+mod cluster_role_binding;
 mod config_map;
 mod controller_revision;
 mod cron_job;
@@ -41,6 +43,8 @@ mod replica_set;
 mod replication_controller;
 mod resource_quota;
 mod runtime_class;
+mod role;
+mod role_binding;
 mod secret;
 mod service;
 mod service_account;
@@ -55,7 +59,7 @@ mod webhooks;
 use typed::Typed;
 
 /// Every kind that is served. Adding a kind is one file and one line here.
-static ALL: [&dyn AnyKind; 51] = [
+static ALL: [&dyn AnyKind; 55] = [
     &Typed::<config_map::ConfigMaps>::NEW,
     &Typed::<endpoints::EndpointsKind>::NEW,
     &Typed::<event::Events>::NEW,
@@ -88,6 +92,10 @@ static ALL: [&dyn AnyKind; 51] = [
     &Typed::<csi::CsiDrivers>::NEW,
     &Typed::<csi::CsiNodes>::NEW,
     &Typed::<csi::CsiStorageCapacities>::NEW,
+    &Typed::<cluster_role::ClusterRoles>::NEW,
+    &Typed::<cluster_role_binding::ClusterRoleBindings>::NEW,
+    &Typed::<role::Roles>::NEW,
+    &Typed::<role_binding::RoleBindings>::NEW,
     &Typed::<storage_class::StorageClasses>::NEW,
     &Typed::<volume_attachment::VolumeAttachments>::NEW,
     &Typed::<volume_attachment::VolumeAttributesClasses>::NEW,
@@ -184,6 +192,10 @@ impl Column {
     }
     pub const fn name() -> Self {
         Self { name: "Name", kind: "string", format: "name", priority: 0, description: "Name of the object" }
+    }
+    /// For kinds whose age is of no interest.
+    pub const fn created_at() -> Self {
+        Self { name: "Created At", kind: "date", format: "", priority: 0, description: "Time of creation" }
     }
     pub const fn age() -> Self {
         Self { name: "Age", kind: "string", format: "", priority: 0, description: "Time since creation" }

@@ -12,7 +12,7 @@
 
 use crate::{
     admission::Lookup,
-    auth::{self, Peer},
+    auth::Peer,
     error::{ApiError, Result},
     handlers,
     kinds::{AnyKind, Subresource},
@@ -83,8 +83,8 @@ async fn handle(app: &App, info: RequestInfo, request: Request) -> Result<Respon
         }
     };
     let lookup: &dyn Lookup = &app.registry;
-    let user = app.authenticator.authenticate(lookup, peer, request.headers()).await?;
-    auth::authorize(&user, &info)?;
+    let user = app.authenticator.authenticate(lookup, &app.authorizer, peer, request.headers()).await?;
+    app.authorizer.authorize(&user, &info)?;
     let query = Query::of(request.uri())?;
     let incoming = Incoming { info, user, query, request };
     if long {

@@ -3,7 +3,7 @@
 use crate::{
     Config, Latch, Latches, NodeDialer, User,
     admission::{Chain, Lookup, typed},
-    auth::{Authenticator, Peer, token::Signer},
+    auth::{Authenticator, Authorizer, Peer, rbac::follow, token::Signer},
     bootstrap, kinds,
     listen::{BindError, Listener, Tls, TlsError, WithPeer},
     registry::{allocate::Allocator, expire},
@@ -29,7 +29,7 @@ pub enum Error {
     Tls(#[from] TlsError),
     #[error("{0}")]
     Config(String),
-    #[error("the services in the store cannot be read: {0}")]
+    #[error("the objects in the store cannot be read: {0}")]
     Store(String),
 }
 
@@ -57,8 +57,10 @@ impl Server {
         let listener = Listener::bind(&config.bind)?;
         let (stop, tasks, latches) = (CancellationToken::new(), TaskTracker::new(), Latches::default());
         let bootstrapped = latches.latch("bootstrap");
+        let authorizer = Arc::new(Authorizer::default());
         let app = App::new(Parts {
-            chain: Chain::standard(&config),
+            chain: Chain::standard(&config, &authorizer),
+            authorizer: authorizer.clone(),
             config,
             store,
             kinds: kinds::all(),
@@ -71,6 +73,7 @@ impl Server {
             tasks: tasks.clone(),
         });
         restore_allocations(&app).await?;
+        follow::prime(&authorizer, &app.registry).await.map_err(|e| Error::Store(e.to_string()))?;
         Ok(Self { router: router(app.clone()), app, listener, tls, bootstrapped, stop, tasks })
     }
 
@@ -114,12 +117,13 @@ impl Server {
         let client = self.client(User::component("system:apiserver"));
         let objects = bootstrap::Objects::new(&self.app.config, self.app.registry.allocator(), port);
         let (stop, bootstrapped) = (self.stop.clone(), self.bootstrapped);
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = objects.ensure(client) => bootstrapped.ready(),
-            }
-        });
+        let (authorizer, registry) = (self.app.authorizer.clone(), self.app.registry.clone());
+        let work = async move {
+            objects.ensure(client).await;
+            bootstrapped.ready();
+            follow::run(authorizer, registry).await;
+        };
+        self.tasks.spawn(stop.run_until_cancelled_owned(work));
         self.tasks.spawn(expire::run(self.app.clone()));
         let stop = async {
             token.cancelled().await;

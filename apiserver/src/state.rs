@@ -2,7 +2,7 @@
 
 use crate::{
     admission::Chain,
-    auth::Authenticator,
+    auth::{Authenticator, Authorizer},
     config::Config,
     dial::NodeDialer,
     handlers::{forward::Forwarder, metrics::Metrics},
@@ -49,6 +49,7 @@ pub struct Parts {
     pub kinds: &'static [&'static dyn AnyKind],
     pub dialer: Arc<dyn NodeDialer>,
     pub authenticator: Authenticator,
+    pub authorizer: Arc<Authorizer>,
     pub chain: Chain,
     pub allocator: Allocator,
     pub latches: Latches,
@@ -69,6 +70,7 @@ pub struct State {
     /// How requests reach kubelets and pods.
     pub forwarder: Forwarder,
     pub authenticator: Authenticator,
+    pub authorizer: Arc<Authorizer>,
     pub latches: Latches,
     pub limits: Limits,
     pub metrics: Metrics,
@@ -87,6 +89,7 @@ impl App {
             config: parts.config,
             forwarder: Forwarder::new(parts.dialer, parts.tasks.clone(), parts.stop.clone()),
             authenticator: parts.authenticator,
+            authorizer: parts.authorizer,
             latches: parts.latches,
             metrics: Metrics::default(),
             in_flight: Semaphore::new(parts.limits.in_flight),

@@ -10,7 +10,7 @@ mod write;
 
 use crate::{
     admission::Chain,
-    auth::{Authenticator, Peer, User},
+    auth::{Authenticator, Authorizer, Peer, User},
     config::Config,
     dial::{NodeDialer, Power, PowerError, Stream},
     kinds,
@@ -117,6 +117,7 @@ impl Server {
             kinds: kinds::all(),
             dialer: Arc::new(NoNodes),
             authenticator: authenticator(),
+            authorizer: Arc::new(Authorizer::with_defaults()),
             chain: Chain::new(Vec::new()),
             allocator: Allocator::new("10.96.0.0/16", (30000, 32767)).unwrap(),
             latches: Latches::default(),

@@ -4,6 +4,7 @@
 //! A controller is one file (with a folder where it is large) and one line in [`TABLE`]. It implements
 //! [`run::Controller`]; queues, workers, back-off, deadlines and metrics are [`run`]'s.
 
+pub mod cluster_role_aggregation;
 pub mod context;
 pub mod endpoint_slice;
 pub mod endpoints;
@@ -86,6 +87,9 @@ const TABLE: &[(Group, Start)] = &[
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), endpoints::EndpointsController::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), volumes::Claims::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), volumes::Volumes::new(ctx)))),
+    (Group::Controllers, |ctx| {
+        Box::pin(run::run(ctx.clone(), cluster_role_aggregation::ClusterRoleAggregation::new(ctx)))
+    }),
     (Group::Controllers, |ctx| Box::pin(garbage::run(ctx))),
 ];
 

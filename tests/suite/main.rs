@@ -8,6 +8,7 @@ mod dns;
 mod kubectl;
 mod node_failure;
 mod replica_sets;
+mod rbac;
 mod restart;
 mod story;
 mod streams;

@@ -95,6 +95,11 @@ impl Case {
         self
     }
 
+    pub(crate) fn user(mut self, user: User) -> Self {
+        self.user = user;
+        self
+    }
+
     fn attributes<'a>(&'a self, object: &'a Value) -> Attributes<'a> {
         Attributes {
             kind: self.kind,
@@ -122,13 +127,13 @@ impl Case {
 
     pub(crate) async fn validate(
         &self,
-        plugin: &(impl Plugin + Copy + 'static),
+        plugin: &(impl Plugin + Clone + 'static),
         object: Option<&Value>,
         old: Option<&Value>,
     ) -> Result<()> {
         let typed = object.map(|o| decoded(self.kind, o));
         let typed_old = old.map(|o| decoded(self.kind, o));
-        let chain = Chain::new(vec![Box::new(*plugin)]);
+        let chain = Chain::new(vec![Box::new(plugin.clone())]);
         let attributes = self.attributes(object.or(old).unwrap());
         chain.validate(&attributes, typed.as_deref(), typed_old.as_deref(), &self.objects).await
     }

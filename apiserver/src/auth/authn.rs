@@ -4,8 +4,7 @@
 //! even where anonymous would do; so is any other kind of credential.
 
 use super::{
-    AUTHENTICATED, Peer, User,
-    authz::{self, authorize},
+    AUTHENTICATED, Authorizer, Peer, User, authz,
     token::{Bound, Claims, Reference, Signer},
 };
 use crate::{
@@ -49,9 +48,16 @@ impl Authenticator {
     }
 
     /// The user of a request, anonymous if it shows no credential. `lookup` finds the ServiceAccount behind a token.
-    pub async fn authenticate(&self, lookup: &dyn Lookup, peer: &Peer, headers: &HeaderMap) -> Result<User> {
+    /// `authorizer` says whether they may act as someone else, where they ask to.
+    pub async fn authenticate(
+        &self,
+        lookup: &dyn Lookup,
+        authorizer: &Authorizer,
+        peer: &Peer,
+        headers: &HeaderMap,
+    ) -> Result<User> {
         let user = self.credential(lookup, peer, headers).await?;
-        impersonated(user, headers)
+        impersonated(authorizer, user, headers)
     }
 
     async fn credential(&self, lookup: &dyn Lookup, peer: &Peer, headers: &HeaderMap) -> Result<User> {
@@ -100,16 +106,6 @@ impl Authenticator {
             None => Ok(Ok((token_user(&claims), meant))),
         }
     }
-}
-
-/// As [`Authenticator::authenticate`].
-pub async fn authenticate(
-    authenticator: &Authenticator,
-    lookup: &dyn Lookup,
-    peer: &Peer,
-    headers: &HeaderMap,
-) -> Result<User> {
-    authenticator.authenticate(lookup, peer, headers).await
 }
 
 /// Takes what proved the user's identity out of a request, before anything else may see or pass it on.
@@ -243,7 +239,7 @@ fn service_account_groups(namespace: &str) -> Vec<String> {
 }
 
 /// `kubectl --as`: the user asked for, if this one may act as them.
-fn impersonated(user: User, headers: &HeaderMap) -> Result<User> {
+fn impersonated(authorizer: &Authorizer, user: User, headers: &HeaderMap) -> Result<User> {
     let text = |name: &str| -> Result<Option<String>> {
         let Some(value) = headers.get(name) else { return Ok(None) };
         value.to_str().map(|v| Some(v.to_owned())).map_err(|_| bad_header(name))
@@ -277,21 +273,22 @@ fn impersonated(user: User, headers: &HeaderMap) -> Result<User> {
     };
     let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     match account {
-        Some((namespace, name)) => {
-            authorize(&user, authz::Attributes { namespace, ..question("", "v1", "serviceaccounts", name) })?
-        }
-        None => authorize(&user, question("", "v1", "users", &name))?,
+        Some((namespace, name)) => authorizer.authorize(
+            &user,
+            authz::Attributes { namespace, ..question("", "v1", "serviceaccounts", name) },
+        )?,
+        None => authorizer.authorize(&user, question("", "v1", "users", &name))?,
     }
     for group in &groups {
-        authorize(&user, question("", "v1", "groups", group))?;
+        authorizer.authorize(&user, question("", "v1", "groups", group))?;
     }
     if !uid.is_empty() {
-        authorize(&user, question("authentication.k8s.io", "v1", "uids", &uid))?;
+        authorizer.authorize(&user, question("authentication.k8s.io", "v1", "uids", &uid))?;
     }
     for (key, values) in &extra {
         for value in values {
             let question = question("authentication.k8s.io", "v1", "userextras", value);
-            authorize(&user, authz::Attributes { subresource: key, ..question })?;
+            authorizer.authorize(&user, authz::Attributes { subresource: key, ..question })?;
         }
     }
 

@@ -3,7 +3,7 @@
 use super::respond;
 use crate::{
     admission::Lookup,
-    auth::{Authenticator, User, authz},
+    auth::{Authenticator, Authorizer, User, authz},
     error::{ApiError, Result},
     request::{Incoming, body, negotiate::Form},
     state::App,
@@ -40,61 +40,70 @@ pub async fn create(app: &App, mut incoming: Incoming) -> Result<Response> {
     if object.get("apiVersion").and_then(Value::as_str) == Some(asked.as_str()) {
         object["apiVersion"] = format!("{}/v1", info.group).into();
     }
-    let (lookup, user) = (&app.registry, &incoming.user);
-    let mut answer =
-        review(&app.authenticator, lookup, user, &info.resource, &info.namespace, object).await?;
+    let asked_by = Asker {
+        authenticator: &app.authenticator,
+        authorizer: &app.authorizer,
+        lookup: &app.registry,
+        user: &incoming.user,
+    };
+    let mut answer = asked_by.review(&info.resource, &info.namespace, object).await?;
     answer["apiVersion"] = asked.into();
     Ok(respond::json(accepted, StatusCode::CREATED, answer.to_string().into()))
 }
 
-/// The object with its status. `plural` is one of the review resources; `namespace` the path's.
-pub async fn review(
-    authenticator: &Authenticator,
-    lookup: &dyn Lookup,
-    user: &User,
-    plural: &str,
-    namespace: &str,
-    object: Value,
-) -> Result<Value> {
-    match plural {
-        "selfsubjectreviews" => answered::<SelfSubjectReview>(object, |review| {
-            review.status = Some(SelfSubjectReviewStatus { user_info: Some(user_info(user)) });
-            Ok(())
-        }),
-        "selfsubjectaccessreviews" => answered::<SelfSubjectAccessReview>(object, |review| {
-            let spec = &review.spec;
-            let question = Question {
-                kind: "SelfSubjectAccessReview",
-                resource: spec.resource_attributes.as_ref(),
-                path: spec.non_resource_attributes.as_ref(),
-            };
-            review.status = Some(question.answer(user)?);
-            Ok(())
-        }),
-        "subjectaccessreviews" => answered::<SubjectAccessReview>(object, |review| {
-            review.status = Some(subject_access("SubjectAccessReview", &review.spec)?);
-            Ok(())
-        }),
-        "localsubjectaccessreviews" => answered::<LocalSubjectAccessReview>(object, |review| {
-            in_namespace(&review.spec, namespace)?;
-            review.status = Some(subject_access("LocalSubjectAccessReview", &review.spec)?);
-            Ok(())
-        }),
-        "selfsubjectrulesreviews" => answered::<SelfSubjectRulesReview>(object, |review| {
-            if review.spec.namespace.as_deref().unwrap_or_default().is_empty() {
-                return Err(ApiError::BadRequest("no namespace on request".to_owned()));
+/// Who asks, and who knows.
+struct Asker<'a> {
+    authenticator: &'a Authenticator,
+    authorizer: &'a Authorizer,
+    lookup: &'a dyn Lookup,
+    user: &'a User,
+}
+
+impl Asker<'_> {
+    /// The object with its status. `plural` is one of the review resources; `namespace` the path's.
+    async fn review(&self, plural: &str, namespace: &str, object: Value) -> Result<Value> {
+        let Self { authenticator, authorizer, lookup, user } = *self;
+        match plural {
+            "selfsubjectreviews" => answered::<SelfSubjectReview>(object, |review| {
+                review.status = Some(SelfSubjectReviewStatus { user_info: Some(user_info(user)) });
+                Ok(())
+            }),
+            "selfsubjectaccessreviews" => answered::<SelfSubjectAccessReview>(object, |review| {
+                let spec = &review.spec;
+                let question = Question {
+                    kind: "SelfSubjectAccessReview",
+                    resource: spec.resource_attributes.as_ref(),
+                    path: spec.non_resource_attributes.as_ref(),
+                };
+                review.status = Some(question.answer(authorizer, user)?);
+                Ok(())
+            }),
+            "subjectaccessreviews" => answered::<SubjectAccessReview>(object, |review| {
+                review.status = Some(subject_access("SubjectAccessReview", authorizer, &review.spec)?);
+                Ok(())
+            }),
+            "localsubjectaccessreviews" => answered::<LocalSubjectAccessReview>(object, |review| {
+                in_namespace(&review.spec, namespace)?;
+                review.status = Some(subject_access("LocalSubjectAccessReview", authorizer, &review.spec)?);
+                Ok(())
+            }),
+            "selfsubjectrulesreviews" => answered::<SelfSubjectRulesReview>(object, |review| {
+                let namespace = review.spec.namespace.as_deref().unwrap_or_default();
+                if namespace.is_empty() {
+                    return Err(ApiError::BadRequest("no namespace on request".to_owned()));
+                }
+                review.status = Some(authorizer.review(user, namespace));
+                Ok(())
+            }),
+            "tokenreviews" => {
+                let mut review: TokenReview = decoded(object)?;
+                review.status = Some(token_status(authenticator, lookup, &review).await?);
+                // The credential is not for echoing.
+                review.spec.token = String::new();
+                encoded(&review)
             }
-            review.status = Some(authz::rules(user));
-            Ok(())
-        }),
-        "tokenreviews" => {
-            let mut review: TokenReview = decoded(object)?;
-            review.status = Some(token_status(authenticator, lookup, &review).await?);
-            // The credential is not for echoing.
-            review.spec.token = String::new();
-            encoded(&review)
+            _ => Err(ApiError::NoSuchPath),
         }
-        _ => Err(ApiError::NoSuchPath),
     }
 }
 
@@ -133,7 +142,7 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    fn answer(&self, user: &User) -> Result<SubjectAccessReviewStatus> {
+    fn answer(&self, authorizer: &Authorizer, user: &User) -> Result<SubjectAccessReviewStatus> {
         fn text(field: &Option<String>) -> &str {
             field.as_deref().unwrap_or_default()
         }
@@ -160,14 +169,20 @@ impl Question<'_> {
                 return Err(invalid(self.kind, errors));
             }
         };
+        let decision = authorizer.decide(user, &attributes);
         Ok(SubjectAccessReviewStatus {
-            allowed: authz::allowed(user, &attributes),
+            allowed: decision.allowed,
+            reason: decision.reason,
             ..SubjectAccessReviewStatus::default()
         })
     }
 }
 
-fn subject_access(kind: &'static str, spec: &SubjectAccessReviewSpec) -> Result<SubjectAccessReviewStatus> {
+fn subject_access(
+    kind: &'static str,
+    authorizer: &Authorizer,
+    spec: &SubjectAccessReviewSpec,
+) -> Result<SubjectAccessReviewStatus> {
     let user = User {
         name: spec.user.clone().unwrap_or_default(),
         uid: spec.uid.clone().unwrap_or_default(),
@@ -188,7 +203,7 @@ fn subject_access(kind: &'static str, spec: &SubjectAccessReviewSpec) -> Result<
         resource: spec.resource_attributes.as_ref(),
         path: spec.non_resource_attributes.as_ref(),
     };
-    question.answer(&user)
+    question.answer(authorizer, &user)
 }
 
 /// A local review asks about its own namespace only.
@@ -264,24 +279,21 @@ mod tests {
 
     async fn ask(user: &User, plural: &str, spec: Value) -> Result<Value> {
         let authenticator = Authenticator::new(signer());
-        review(
-            &authenticator,
-            &Objects::default(),
-            user,
-            plural,
-            "default",
-            json!({"metadata": {}, "spec": spec}),
-        )
-        .await
+        let (authorizer, lookup) = (Authorizer::with_defaults(), &Objects::default());
+        Asker { authenticator: &authenticator, authorizer: &authorizer, lookup, user }
+            .review(plural, "default", json!({"metadata": {}, "spec": spec}))
+            .await
     }
 
     #[tokio::test]
     async fn who_am_i() {
         let authenticator = Authenticator::new(signer());
         let body = json!({"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1"});
-        let answer = review(&authenticator, &Objects::default(), &jane(), "selfsubjectreviews", "", body)
-            .await
-            .unwrap();
+        let objects = Objects::default();
+        let (authorizer, jane) = (Authorizer::with_defaults(), jane());
+        let asker =
+            Asker { authenticator: &authenticator, authorizer: &authorizer, lookup: &objects, user: &jane };
+        let answer = asker.review("selfsubjectreviews", "", body).await.unwrap();
         assert_eq!(
             answer["status"],
             json!({"userInfo": {"username": "jane", "groups": ["dev", "system:authenticated"]}})
@@ -335,8 +347,8 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(
-            answer["status"]["resourceRules"],
-            json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}])
+            answer["status"]["resourceRules"][0],
+            json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})
         );
         let answer = ask(&jane(), "selfsubjectrulesreviews", json!({"namespace": "x"})).await.unwrap();
         assert!(
@@ -365,7 +377,14 @@ mod tests {
         let (token, _) = authenticator.signer().issue(bound, vec!["vault".to_owned()], now, 600).unwrap();
         let ask = async |token: &str, audiences: Value| {
             let body = json!({"spec": {"token": token, "audiences": audiences}});
-            review(&authenticator, &objects, &User::component("x"), "tokenreviews", "", body).await.unwrap()
+            let (authorizer, user) = (Authorizer::default(), User::component("x"));
+            let asker = Asker {
+                authenticator: &authenticator,
+                authorizer: &authorizer,
+                lookup: &objects,
+                user: &user,
+            };
+            asker.review("tokenreviews", "", body).await.unwrap()
         };
         let good = ask(&token, json!(["vault", "other"])).await;
         assert_eq!(good["status"]["authenticated"], true);

@@ -9,5 +9,6 @@ pub mod object_meta;
 pub(super) mod pod_spec;
 pub(super) mod pod_template;
 pub(super) mod spec_and_status;
+pub(super) mod rbac;
 #[cfg(test)]
 pub(super) mod testing;

@@ -50,7 +50,9 @@ fn token(authenticator: &Authenticator, audience: &str) -> String {
 async fn certificates_and_their_absence() {
     let authenticator = Authenticator::new(signer());
     let nothing = Objects::default();
-    let ask = async |peer: Peer| authenticator.authenticate(&nothing, &peer, &HeaderMap::new()).await;
+    let ask = async |peer: Peer| {
+        authenticator.authenticate(&nothing, &Authorizer::default(), &peer, &HeaderMap::new()).await
+    };
     let admin = ask(tls(Some(("admin", &[MASTERS])))).await.unwrap();
     assert_eq!(
         (admin.name.as_str(), admin.groups),
@@ -80,7 +82,8 @@ async fn a_credential_that_is_no_good_is_not_anonymous() {
         // The token must not be the only protocol.
         headers(&[("sec-websocket-protocol", &protocol(&encoded))]),
     ] {
-        let answer = authenticator.authenticate(&Objects::default(), &tls(None), &bad).await;
+        let answer =
+            authenticator.authenticate(&Objects::default(), &Authorizer::default(), &tls(None), &bad).await;
         assert!(matches!(answer, Err(ApiError::Unauthorized)), "{bad:?}: {answer:?}");
     }
 }
@@ -94,7 +97,8 @@ async fn a_service_accounts_token_tells_who_and_from_where() {
     ]);
     let token = token(&authenticator, authenticator.audience());
     let bearer = headers(&[("authorization", &format!("bearer {token}"))]);
-    let user = authenticator.authenticate(&objects, &tls(None), &bearer).await.unwrap();
+    let user =
+        authenticator.authenticate(&objects, &Authorizer::default(), &tls(None), &bearer).await.unwrap();
     assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:serviceaccount:default:bot", "sa-1"));
     assert_eq!(
         user.groups,
@@ -107,7 +111,8 @@ async fn a_service_accounts_token_tells_who_and_from_where() {
 
     let protocols = format!("{TOKEN_PROTOCOL}{}, v5.channel.k8s.io", BASE64URL.encode(&token));
     let socket = headers(&[("sec-websocket-protocol", &protocols)]);
-    let same = authenticator.authenticate(&objects, &tls(None), &socket).await.unwrap();
+    let same =
+        authenticator.authenticate(&objects, &Authorizer::default(), &tls(None), &socket).await.unwrap();
     assert_eq!(same.name, user.name);
 }
 
@@ -150,13 +155,17 @@ async fn a_token_dies_with_what_it_is_bound_to() {
     let bearer =
         headers(&[("authorization", &format!("Bearer {}", token(&authenticator, authenticator.audience())))]);
     for (case, objects, good) in table {
-        let answer = authenticator.authenticate(&Objects::new(objects), &tls(None), &bearer).await;
+        let answer = authenticator
+            .authenticate(&Objects::new(objects), &Authorizer::default(), &tls(None), &bearer)
+            .await;
         assert_eq!(answer.is_ok(), good, "{case}: {answer:?}");
     }
     let objects =
         Objects::new([with_uid(account, "bot", "sa-1", None), with_uid(pod, "web-0", "pod-1", None)]);
     let elsewhere = headers(&[("authorization", &format!("Bearer {}", token(&authenticator, "vault")))]);
-    assert!(authenticator.authenticate(&objects, &tls(None), &elsewhere).await.is_err());
+    assert!(
+        authenticator.authenticate(&objects, &Authorizer::default(), &tls(None), &elsewhere).await.is_err()
+    );
 }
 
 #[tokio::test]
@@ -164,7 +173,7 @@ async fn an_admin_may_act_as_someone_else() {
     let authenticator = Authenticator::new(signer());
     let admin = Peer::Internal(User::component("admin"));
     let ask = async |pairs: &[(&str, &str)]| {
-        authenticator.authenticate(&Objects::default(), &admin, &headers(pairs)).await
+        authenticator.authenticate(&Objects::default(), &Authorizer::default(), &admin, &headers(pairs)).await
     };
     let jane = ask(&[
         ("impersonate-user", "jane"),
@@ -185,7 +194,12 @@ async fn an_admin_may_act_as_someone_else() {
 
     let jane = tls(Some(("jane", &["dev"])));
     let refused = authenticator
-        .authenticate(&Objects::default(), &jane, &headers(&[("impersonate-user", "admin")]))
+        .authenticate(
+            &Objects::default(),
+            &Authorizer::default(),
+            &jane,
+            &headers(&[("impersonate-user", "admin")]),
+        )
         .await
         .unwrap_err();
     assert_eq!(

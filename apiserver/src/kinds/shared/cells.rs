@@ -13,6 +13,11 @@ pub(in crate::kinds) fn age(meta: &ObjectMeta, now: Timestamp) -> Value {
     api::age::since_time(meta.creation_timestamp.as_ref(), now).into()
 }
 
+/// The time itself, to the second.
+pub(in crate::kinds) fn created_at(meta: &ObjectMeta) -> Value {
+    serde_json::to_value(meta.creation_timestamp.as_ref()).unwrap_or_default()
+}
+
 pub(in crate::kinds) fn since_micro(then: Option<&MicroTime>, now: Timestamp) -> String {
     api::age::since(then.map(|t| t.0), now)
 }

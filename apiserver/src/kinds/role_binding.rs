@@ -1,0 +1,101 @@
+//! RoleBinding: who may do, within a namespace, what a role says.
+
+use super::{Column, Kind};
+use crate::kinds::shared::{cells, rbac};
+use api::{field::Errors, names};
+use jiff::Timestamp;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use serde_json::Value;
+
+pub(super) struct RoleBindings;
+
+impl Kind for RoleBindings {
+    type Object = RoleBinding;
+    const PLURAL: &'static str = "rolebindings";
+    const SINGULAR: &'static str = "rolebinding";
+    const COLUMNS: &'static [Column] = &[
+        Column::name(),
+        Column::new("Role", "string", 0, "What is granted"),
+        Column::age(),
+        Column::new("Users", "string", 1, "Users it is granted to"),
+        Column::new("Groups", "string", 1, "Groups it is granted to"),
+        Column::new("ServiceAccounts", "string", 1, "Service accounts it is granted to"),
+    ];
+    const CREATE_ON_UPDATE: bool = true;
+
+    fn check_name(name: &str) -> Vec<String> {
+        names::path_segment(name)
+    }
+    fn default(object: &mut RoleBinding) {
+        rbac::default_role_ref(&mut object.role_ref);
+        rbac::default_subjects(&mut object.subjects);
+    }
+    fn validate(object: &RoleBinding) -> Errors {
+        let mut errors = Errors::default();
+        rbac::validate_role_ref(&object.role_ref, &["Role", rbac::CLUSTER_ROLE], &mut errors);
+        rbac::validate_subjects(object.subjects.as_deref(), true, &mut errors);
+        errors
+    }
+    fn validate_update(new: &RoleBinding, old: &RoleBinding) -> Errors {
+        let mut errors = Self::validate(new);
+        rbac::same_role_ref(&new.role_ref, &old.role_ref, &mut errors);
+        errors
+    }
+    fn row(object: &RoleBinding, now: Timestamp) -> Vec<Value> {
+        let (role, who) = rbac::binding_cells(&object.role_ref, object.subjects.as_deref());
+        let mut row = vec![cells::name(&object.metadata), role.into(), cells::age(&object.metadata, now)];
+        row.extend(who.map(Value::from));
+        row
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::shared::testing::{object, texts};
+    use serde_json::json;
+
+    #[test]
+    fn defaults_rules_and_row() {
+        let mut binding = object::<RoleBinding>(json!({
+            "metadata": {"name": "b"},
+            "roleRef": {"kind": "ClusterRole", "name": "view"},
+            "subjects": [
+                {"kind": "User", "name": "jane"}, {"kind": "User", "name": "joe"}, {"kind": "Group", "name": "dev"},
+                {"kind": "ServiceAccount", "name": "bot", "namespace": "ci"},
+            ],
+        }));
+        RoleBindings::default(&mut binding);
+        assert!(RoleBindings::validate(&binding).is_empty());
+        assert_eq!(
+            json!(RoleBindings::row(&binding, Timestamp::UNIX_EPOCH)),
+            json!(["b", "ClusterRole/view", "<unknown>", "jane, joe", "dev", "ci/bot"])
+        );
+        let mut other = binding.clone();
+        other.role_ref.name = "edit".into();
+        assert_eq!(
+            texts(RoleBindings::validate_update(&other, &binding)),
+            ["roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\
+              \"name\":\"edit\"}: cannot change roleRef"]
+        );
+    }
+
+    #[test]
+    fn bad_references() {
+        let wrong = object::<RoleBinding>(json!({
+            "roleRef": {"apiGroup": "x", "kind": "Pod", "name": "a/b"},
+            "subjects": [{"kind": "Robot", "name": ""}, {"kind": "User", "name": "a", "apiGroup": "x"}],
+        }));
+        assert_eq!(
+            texts(RoleBindings::validate(&wrong)),
+            [
+                "roleRef.apiGroup: Unsupported value: \"x\": supported values: \"rbac.authorization.k8s.io\"",
+                "roleRef.kind: Unsupported value: \"Pod\": supported values: \"Role\", \"ClusterRole\"",
+                "roleRef.name: Invalid value: \"a/b\": may not contain '/'",
+                "subjects[0].name: Required value",
+                "subjects[0].kind: Unsupported value: \"Robot\": supported values: \"Group\", \"ServiceAccount\", \"User\"",
+                "subjects[1].apiGroup: Unsupported value: \"x\": supported values: \"rbac.authorization.k8s.io\"",
+            ]
+        );
+    }
+}
