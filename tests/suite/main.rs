@@ -9,6 +9,7 @@ mod kubectl;
 mod node_failure;
 mod replica_sets;
 mod rbac;
+mod replica_sets;
 mod restart;
 mod story;
 mod streams;

@@ -8,7 +8,7 @@ pub(super) mod network;
 pub mod object_meta;
 pub(super) mod pod_spec;
 pub(super) mod pod_template;
-pub(super) mod spec_and_status;
 pub(super) mod rbac;
+pub(super) mod spec_and_status;
 #[cfg(test)]
 pub(super) mod testing;

@@ -15,6 +15,7 @@ use crate::{
     request::body,
 };
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// Owner of what was there before an object was first applied.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -177,12 +178,23 @@ fn merged(live: Value, config: &Value, merge: Merge) -> Value {
 
 /// The configuration's elements in its order; elements only the live list has stay where they were among those.
 fn merged_list(live: Vec<Value>, config: &[Value], merge: Merge) -> Value {
-    let steps: Vec<Option<String>> = config.iter().map(|item| merge.step(item).ok()).collect();
+    let mut steps: HashMap<String, usize> = HashMap::with_capacity(config.len());
+    for (i, item) in config.iter().enumerate() {
+        if let Ok(step) = merge.step(item) {
+            steps.entry(step).or_insert(i);
+        }
+    }
+    // Where the first live element of each of the configuration's is: a stored list may hold one twice.
+    let mut firsts: Vec<Option<usize>> = vec![None; config.len()];
     let mut live: Vec<(Option<usize>, Option<Value>)> = live
         .into_iter()
-        .map(|item| {
-            let step = merge.step(&item).ok();
-            (step.and_then(|step| steps.iter().position(|s| s.as_ref() == Some(&step))), Some(item))
+        .enumerate()
+        .map(|(at, item)| {
+            let shared = merge.step(&item).ok().and_then(|step| steps.get(&step).copied());
+            if let Some(first) = shared.and_then(|i| firsts.get_mut(i)) {
+                first.get_or_insert(at);
+            }
+            (shared, Some(item))
         })
         .collect();
     let mut out = Vec::with_capacity(live.len() + config.len());
@@ -200,7 +212,7 @@ fn merged_list(live: Vec<Value>, config: &[Value], merge: Merge) -> Value {
             }
             next += 1;
         }
-        let old = live.iter_mut().find(|(shared, value)| *shared == Some(i) && value.is_some());
+        let old = firsts[i].and_then(|at| live.get_mut(at));
         out.push(match old.and_then(|(_, value)| value.take()) {
             Some(old) => merged(old, item, merge.element()),
             None => item.clone(),

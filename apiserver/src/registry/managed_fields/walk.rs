@@ -3,6 +3,7 @@
 use super::set::Set;
 use crate::openapi::markers::{Field, ListType, Shape, TypeId};
 use serde_json::{Map, Value};
+use std::collections::{HashMap, HashSet};
 
 /// How a value merges.
 #[derive(Debug, Clone, Copy)]
@@ -90,9 +91,10 @@ impl Merge {
             }
             (Self::Set | Self::Keyed { .. }, Value::Array(list)) => {
                 let mut parts: Vec<(String, &Value)> = Vec::with_capacity(list.len());
+                let mut seen = HashSet::with_capacity(list.len());
                 for item in list {
                     match self.step(item) {
-                        Ok(step) if !parts.iter().any(|(s, _)| *s == step) => parts.push((step, item)),
+                        Ok(step) if seen.insert(step.clone()) => parts.push((step, item)),
                         _ => {}
                     }
                 }
@@ -148,6 +150,10 @@ pub fn compare(old: &Value, new: &Value, merge: Merge) -> Comparison {
     comparison
 }
 
+fn by_step<'a>(parts: &'a [(String, &'a Value)]) -> HashMap<&'a str, &'a Value> {
+    parts.iter().map(|(step, value)| (step.as_str(), *value)).collect()
+}
+
 fn compare_at(
     old: Option<&Value>,
     new: Option<&Value>,
@@ -160,13 +166,14 @@ fn compare_at(
     if parts(old).unwrap_or(true) && parts(new).unwrap_or(true) {
         let olds = old.and_then(|v| merge.parts(v)).unwrap_or_default();
         let news = new.and_then(|v| merge.parts(v)).unwrap_or_default();
+        let (old_places, new_places) = (by_step(&olds), by_step(&news));
         for (step, value) in &olds {
-            let other = news.iter().find(|(s, _)| s == step).map(|(_, v)| *v);
+            let other = new_places.get(step.as_str()).copied();
             path.push(step.clone());
             compare_at(Some(value), other, merge.below(step), path, out);
             path.pop();
         }
-        for (step, value) in news.iter().filter(|(step, _)| !olds.iter().any(|(s, _)| s == step)) {
+        for (step, value) in news.iter().filter(|(step, _)| !old_places.contains_key(step.as_str())) {
             path.push(step.clone());
             compare_at(None, Some(value), merge.below(step), path, out);
             path.pop();

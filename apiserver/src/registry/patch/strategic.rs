@@ -11,6 +11,10 @@ use crate::{
     openapi::markers::{Field, Shape, TypeId},
 };
 use serde_json::{Map, Value};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{Hash, Hasher},
+};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -84,7 +88,8 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>
     const MALFORMED: &str = "invalid patch format of retainKeys";
     let Some(retained) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(retained) = retained else { return bad(MALFORMED) };
-    let retains = |key: &str| retained.iter().any(|r| r.as_str() == Some(key));
+    let retained: HashSet<&str> = retained.iter().filter_map(Value::as_str).collect();
+    let retains = |key: &str| retained.contains(key);
     let unlisted = patch.iter().any(|(key, value)| {
         !value.is_null() && !key.starts_with(DELETE_FROM) && !key.starts_with(ELEMENT_ORDER) && !retains(key)
     });
@@ -98,7 +103,8 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>
 fn delete_from(original: &mut Map<String, Value>, list: &str, gone: &Value) -> Result<()> {
     let Some(gone) = gone.as_array() else { return bad("invalid patch format of primitive list") };
     if let Some(Value::Array(live)) = original.get_mut(list) {
-        live.retain(|item| !gone.contains(item));
+        let gone = Positions::of(gone, None);
+        live.retain(|item| gone.get(item).is_none());
     }
     Ok(())
 }
@@ -132,7 +138,8 @@ fn order_elements(
             (Some(live), Some(patched)) => merge_field(live.clone(), patched, field)?,
             (None, None) => continue,
         };
-        let (ordered, rest) = merged.into_iter().partition(|item| position(&order, item, key).is_some());
+        let listed = Positions::of(&order, key);
+        let (ordered, rest) = merged.into_iter().partition(|item| listed.get(item).is_some());
         let merged = interleave(ordered, rest, &order, &live.unwrap_or_default(), key);
         original.insert(name.to_owned(), Value::Array(merged));
     }
@@ -182,31 +189,35 @@ fn merge_list(
         if patch[0].is_object() {
             return bad("cannot merge lists without merge key");
         }
-        let mut merged: Vec<Value> = Vec::with_capacity(original.len() + patch.len());
-        for item in original.iter().chain(&patch) {
-            if !merged.contains(item) {
-                merged.push(item.clone());
-            }
-        }
-        let (patched, rest) = merged.into_iter().partition(|item| patch.contains(item));
+        let mut seen = HashSet::with_capacity(original.len() + patch.len());
+        let merged = original.iter().chain(&patch).filter(|item| seen.insert(Key((*item).clone())));
+        let named = Positions::of(&patch, None);
+        let (patched, rest) = merged.cloned().partition(|item| named.get(item).is_some());
         return Ok(interleave(patched, rest, &patch, &original, None));
     };
     let (live, patch) = element_directives(original, patch, key)?;
     let mut merged = live.clone();
+    let mut places = Positions::of(&live, Some(key));
     let mut order = Vec::with_capacity(patch.len());
     for item in patch {
         let wanted = merge_key(&item, key)?.clone();
         order.push(Value::Object(Map::from_iter([(key.to_owned(), wanted)])));
-        match (position(&merged, &item, Some(key)), item) {
+        match (places.get(&item), item) {
             (Some(at), Value::Object(new)) => {
                 if let Value::Object(old) = merged[at].take() {
                     merged[at] = Value::Object(merge_map(old, new, schema)?);
                 }
             }
-            (_, item) => merged.extend(without_directives(item)),
+            (_, item) => {
+                if let Some(item) = without_directives(item) {
+                    places.add(&item, merged.len());
+                    merged.push(item);
+                }
+            }
         }
     }
-    let (patched, rest) = merged.into_iter().partition(|item| position(&order, item, Some(key)).is_some());
+    let named = Positions::of(&order, Some(key));
+    let (patched, rest) = merged.into_iter().partition(|item| named.get(item).is_some());
     Ok(interleave(patched, rest, &order, &live, Some(key)))
 }
 
@@ -218,17 +229,20 @@ fn element_directives(
 ) -> Result<(Vec<Value>, Vec<Value>)> {
     let mut plain = Vec::with_capacity(patch.len());
     let mut replace = false;
+    let mut gone = HashSet::new();
     for item in patch {
         match item.get(DIRECTIVE).map(Value::as_str) {
             None => plain.push(item),
             Some(Some("replace")) => replace = true,
             Some(Some("delete")) => {
-                let gone = merge_key(&item, key)?;
-                original.retain(|o| o.get(key) != Some(gone));
+                gone.insert(Key(merge_key(&item, key)?.clone()));
             }
             Some(Some("merge")) => return bad("merging lists cannot yet be specified in the patch"),
             Some(_) => return bad(format!("unknown patch type: {} in map", item[DIRECTIVE])),
         }
+    }
+    if !gone.is_empty() {
+        original.retain(|o| o.get(key).is_none_or(|value| !gone.contains(&Key(value.clone()))));
     }
     Ok(if replace { (Vec::new(), plain) } else { (original, plain) })
 }
@@ -259,8 +273,54 @@ fn same(a: &Value, b: &Value, key: Option<&str>) -> bool {
     }
 }
 
-fn position(list: &[Value], item: &Value, key: Option<&str>) -> Option<usize> {
-    list.iter().position(|other| same(other, item, key))
+/// A value to look up by. Equal values hash alike: numbers are told apart by sort and, where whole, by value.
+#[derive(PartialEq, Eq)]
+struct Key(Value);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(&self.0).hash(state);
+        match &self.0 {
+            Value::Bool(flag) => flag.hash(state),
+            Value::String(text) => text.hash(state),
+            Value::Number(number) => (number.as_u64(), number.as_i64()).hash(state),
+            // Rare as keys; whether they are equal is decided by comparing.
+            Value::Null | Value::Array(_) | Value::Object(_) => {}
+        }
+    }
+}
+
+/// Where the elements of a list are, by key or by value: the first place of each.
+struct Positions<'k> {
+    key: Option<&'k str>,
+    places: HashMap<Key, usize>,
+}
+
+impl<'k> Positions<'k> {
+    fn of(list: &[Value], key: Option<&'k str>) -> Self {
+        let mut positions = Self { key, places: HashMap::with_capacity(list.len()) };
+        for (at, item) in list.iter().enumerate() {
+            positions.add(item, at);
+        }
+        positions
+    }
+
+    fn add(&mut self, item: &Value, at: usize) {
+        if let Some(key) = self.key_of(item) {
+            self.places.entry(key).or_insert(at);
+        }
+    }
+
+    fn get(&self, item: &Value) -> Option<usize> {
+        self.places.get(&self.key_of(item)?).copied()
+    }
+
+    fn key_of(&self, item: &Value) -> Option<Key> {
+        match self.key {
+            Some(key) => item.get(key).cloned().map(Key),
+            None => Some(Key(item.clone())),
+        }
+    }
 }
 
 /// Joins the elements that the patch orders with those only the server has: each in its own order, and where both
@@ -272,14 +332,15 @@ fn interleave(
     live: &[Value],
     key: Option<&str>,
 ) -> Vec<Value> {
-    patched.sort_by_key(|item| position(order, item, key));
-    rest.sort_by_key(|item| position(live, item, key));
+    let (order, live) = (Positions::of(order, key), Positions::of(live, key));
+    patched.sort_by_cached_key(|item| order.get(item));
+    rest.sort_by_cached_key(|item| live.get(item));
     let mut out = Vec::with_capacity(patched.len() + rest.len());
     let mut patched = patched.into_iter().peekable();
     let mut rest = rest.into_iter().peekable();
     loop {
         let server_first = match (rest.peek(), patched.peek()) {
-            (Some(server), Some(new)) => match (position(live, server, key), position(live, new, key)) {
+            (Some(server), Some(new)) => match (live.get(server), live.get(new)) {
                 (Some(server), Some(new)) => server < new,
                 _ => false,
             },

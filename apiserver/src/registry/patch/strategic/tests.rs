@@ -199,3 +199,61 @@ proptest! {
         prop_assert_eq!(&pod(current, patch).unwrap()["spec"]["containers"], &containers(&wanted));
     }
 }
+
+/// The definition, word for word: an element of the patch changes the first live one of its key, or is new; new ones
+/// come first, and what both sides have keeps the live order.
+fn plainly(live: &[(u8, u8)], patch: &[(u8, u8)]) -> Vec<(u8, u8)> {
+    let mut merged: Vec<(u8, u8)> = live.to_vec();
+    for (key, value) in patch {
+        match merged.iter_mut().find(|(k, _)| k == key) {
+            Some(item) => item.1 = *value,
+            None => merged.push((*key, *value)),
+        }
+    }
+    let at = |list: &[(u8, u8)], key: u8| list.iter().position(|(k, _)| *k == key);
+    let (mut patched, mut rest): (Vec<_>, Vec<_>) =
+        merged.into_iter().partition(|(k, _)| at(patch, *k).is_some());
+    patched.sort_by_key(|(k, _)| at(patch, *k));
+    rest.sort_by_key(|(k, _)| at(live, *k));
+    let mut out = Vec::new();
+    while !patched.is_empty() || !rest.is_empty() {
+        let server_first = match (rest.first(), patched.first()) {
+            (Some((server, _)), Some((new, _))) => {
+                at(live, *new).is_some_and(|new| at(live, *server).is_some_and(|server| server < new))
+            }
+            (server, _) => server.is_some(),
+        };
+        out.push(if server_first { rest.remove(0) } else { patched.remove(0) });
+    }
+    out
+}
+
+fn env(pairs: &[(u8, u8)]) -> Value {
+    pairs.iter().map(|(k, v)| json!({"name": k.to_string(), "value": v.to_string()})).collect()
+}
+
+proptest! {
+    #[test]
+    fn looking_up_by_hash_is_looking_through(
+        live in prop::collection::vec((0u8..12, 0u8..4), 0..14),
+        patch in prop::collection::vec((0u8..12, 0u8..4), 1..14),
+    ) {
+        let of = |pairs: &[(u8, u8)]| json!({"containers": [{"name": "a", "env": env(pairs)}]});
+        let merged = spec(of(&live), of(&patch));
+        prop_assert_eq!(&merged["containers"][0]["env"], &env(&plainly(&live, &patch)));
+    }
+}
+
+#[test]
+fn long_lists_merge_in_one_pass() {
+    // Quadratic, this would take minutes in a debug build.
+    let of = |step: usize| -> Value {
+        (0..50_000)
+            .step_by(step)
+            .map(|i| json!({"name": format!("v{i}"), "value": step.to_string()}))
+            .collect()
+    };
+    let object = |env: Value| json!({"containers": [{"name": "a", "env": env}]});
+    let merged = spec(object(of(1)), object(of(2)));
+    assert_eq!(merged["containers"][0]["env"].as_array().map(Vec::len), Some(50_000));
+}
