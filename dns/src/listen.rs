@@ -1,4 +1,9 @@
 //! Sockets: one loop per UDP socket, one task per TCP connection, all bounded.
+//!
+//! Names, records and messages are hickory's; its server (`hickory-server` 0.26) is not used. It spawns a task for every
+//! UDP query (measured: 53,000 queries/s on a core against the budget of 60,000), accepts TCP connections without a
+//! bound, so that one pod could take all file descriptors of the process, gives up a UDP socket for good after some
+//! errors, and logs two lines a query. What it would take off us is the two loops below.
 
 use crate::handler::{Handler, Reply, Transport};
 use socket2::{Domain, Protocol, Socket, Type};
