@@ -6,6 +6,7 @@
 mod default_storage_class;
 mod default_toleration_seconds;
 mod namespace_lifecycle;
+mod node_restriction;
 mod priority;
 mod rbac_escalation;
 mod service_account;
@@ -112,6 +113,7 @@ impl Chain {
     pub fn standard(config: &Config, authorizer: &Arc<Authorizer>) -> Self {
         Self::new(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
+            Box::new(node_restriction::NodeRestriction),
             Box::new(service_account::ServiceAccount),
             Box::new(priority::Priority),
             Box::new(default_toleration_seconds::DefaultTolerationSeconds {

@@ -5,6 +5,7 @@
 
 pub mod authn;
 pub mod authz;
+pub mod node;
 pub mod rbac;
 pub mod token;
 
@@ -31,6 +32,12 @@ pub struct User {
 }
 
 impl User {
+    /// Somebody of this name, in these groups beside that of all who are somebody.
+    pub fn of(name: &str, groups: &[&str]) -> Self {
+        let groups = groups.iter().copied().chain([AUTHENTICATED]).map(str::to_owned).collect();
+        Self { name: name.to_owned(), groups, ..Self::default() }
+    }
+
     /// A component of our own process: authenticated, and in `system:masters`.
     pub fn component(name: &str) -> Self {
         Self {

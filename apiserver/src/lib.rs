@@ -21,7 +21,7 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 
-pub use auth::User;
+pub use auth::{User, node::NODES};
 pub use config::Config;
 pub use dial::{NodeDialer, Power, PowerError, Stream};
 pub use latch::{Latch, Latches};

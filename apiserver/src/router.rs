@@ -12,7 +12,7 @@
 
 use crate::{
     admission::Lookup,
-    auth::Peer,
+    auth::{Peer, node},
     error::{ApiError, Result},
     handlers,
     kinds::{AnyKind, Subresource},
@@ -85,6 +85,7 @@ async fn handle(app: &App, info: RequestInfo, request: Request) -> Result<Respon
     let lookup: &dyn Lookup = &app.registry;
     let user = app.authenticator.authenticate(lookup, &app.authorizer, peer, request.headers()).await?;
     app.authorizer.authorize(&user, &info)?;
+    node::confine(&app.registry, &user, &(&info).into()).await?;
     let query = Query::of(request.uri())?;
     let incoming = Incoming { info, user, query, request };
     if long {

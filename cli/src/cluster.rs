@@ -34,6 +34,9 @@ const RENEWAL: Duration = Duration::from_secs(24 * 3600);
 const BEATS_IN_GRACE: u32 = 4;
 /// Kubernetes' default range.
 const NODE_PORTS: (u16, u16) = (30000, 32767);
+/// What a server of an ordinary user cannot do, beside what its service proxy says for itself.
+const NOT_ROOT: &str = "not root: files of volumes cannot be given an owner (fsGroup), and what pods wrote as root \
+                        cannot be removed";
 /// Docker 20.10's.
 const OLDEST_DOCKER_API: &str = "1.41";
 /// How long the Docker Engine may take to answer at start.
@@ -117,14 +120,29 @@ impl Cluster {
 
         let informers_stop = CancellationToken::new();
         let informers =
-            Informers::new(api.client(User::component("system:minik8s-informers")), informers_stop.clone());
+            Informers::new(api.client(User::of("system:minik8s-informers", &[])), informers_stop.clone());
+        let proxy = if docker.is_some() && !settings.disabled(Component::Proxy) {
+            let config = kubelet::proxy::Config {
+                cluster_id: data.cluster_id().to_owned(),
+                nodes: kubelets.iter().map(local_node).collect(),
+                cluster_cidr: settings.cluster_cidr,
+                service_cidr: settings.service_cidr,
+            };
+            Some(kubelet::proxy::Proxy::new(config, &informers))
+        } else {
+            None
+        };
         if let Some(docker) = &docker {
             let parts = kubelets.iter().map(|config| Parts {
-                client: api.client(User::component(&format!("system:node:{}", config.node_name))),
+                client: api
+                    .client(User::of(&format!("system:node:{}", config.node_name), &[apiserver::NODES])),
                 informers: informers.clone(),
                 docker: docker.clone(),
                 dir: data.node(&config.node_name),
-                config: config.clone(),
+                config: kubelet::Config {
+                    service_proxy: proxy.as_ref().map(kubelet::proxy::Proxy::status),
+                    ..config.clone()
+                },
             });
             nodes.set(parts.collect());
         }
@@ -140,9 +158,10 @@ impl Cluster {
             };
             controllers::Server::bind(
                 config,
-                api.client(User::component("system:kube-controller-manager")),
+                api.client(User::of("system:kube-controller-manager", &[])),
                 informers.clone(),
             )
+            .with_scheduler_client(api.client(User::of("system:kube-scheduler", &[])))
         });
         let dns = if docker.is_some() && !settings.disabled(Component::Dns) {
             let config = dns::Config {
@@ -158,17 +177,6 @@ impl Cluster {
                 .await
                 .map_err(|e| Exit::usage(format!("cannot serve cluster DNS: {e}")))?;
             Some(server)
-        } else {
-            None
-        };
-        let proxy = if docker.is_some() && !settings.disabled(Component::Proxy) {
-            let config = kubelet::proxy::Config {
-                cluster_id: data.cluster_id().to_owned(),
-                nodes: kubelets.iter().map(local_node).collect(),
-                cluster_cidr: settings.cluster_cidr,
-                service_cidr: settings.service_cidr,
-            };
-            Some(kubelet::proxy::Proxy::new(config, &informers))
         } else {
             None
         };
@@ -309,6 +317,9 @@ fn kubelet_configs(settings: &Settings, data: &DataDir) -> Result<Vec<kubelet::C
             config.nodes_on_machine = u32::try_from(nodes).unwrap_or(u32::MAX);
             config.heartbeat = heartbeat.min(kubelet::config::DEFAULT_HEARTBEAT);
             config.publish_dns = !settings.disabled(Component::Dns);
+            if !rustix::process::geteuid().is_root() {
+                config.missing_privileges.push(NOT_ROOT.to_owned());
+            }
             Ok(config)
         })
         .collect()

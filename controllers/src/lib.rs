@@ -11,6 +11,7 @@ pub mod endpoints;
 mod endpoints_of;
 pub mod error;
 pub mod garbage;
+pub mod load_balancer;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_gc;
@@ -90,6 +91,7 @@ const TABLE: &[(Group, Start)] = &[
     (Group::Controllers, |ctx| {
         Box::pin(run::run(ctx.clone(), cluster_role_aggregation::ClusterRoleAggregation::new(ctx)))
     }),
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), load_balancer::LoadBalancers::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(garbage::run(ctx))),
 ];
 
@@ -97,6 +99,8 @@ const TABLE: &[(Group, Start)] = &[
 pub struct Server {
     config: Config,
     client: kube::Client,
+    /// The scheduler is another component than the controllers, with another identity.
+    scheduler: kube::Client,
     informers: Informers,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -105,7 +109,14 @@ pub struct Server {
 impl Server {
     /// Takes what it needs; nothing runs yet.
     pub fn bind(config: Config, client: kube::Client, informers: Informers) -> Self {
-        Self { config, client, informers, clock: Arc::new(RealClock), metrics: Arc::default() }
+        let scheduler = client.clone();
+        Self { config, client, scheduler, informers, clock: Arc::new(RealClock), metrics: Arc::default() }
+    }
+
+    /// With an identity of its own for the scheduler.
+    #[must_use]
+    pub fn with_scheduler_client(self, scheduler: kube::Client) -> Self {
+        Self { scheduler, ..self }
     }
 
     /// With another clock, for tests.
@@ -122,19 +133,23 @@ impl Server {
     /// Runs all loops until `token` is cancelled, then waits for them to end.
     pub async fn run(self, token: CancellationToken) {
         let tracker = TaskTracker::new();
-        let ctx = Arc::new(Ctx {
-            client: self.client,
-            informers: self.informers,
-            clock: self.clock,
-            metrics: self.metrics,
-            tracker: tracker.clone(),
-            token: token.child_token(),
-            config: self.config,
-        });
+        let token = token.child_token();
+        let as_client = |client: &kube::Client| {
+            Arc::new(Ctx {
+                client: client.clone(),
+                informers: self.informers.clone(),
+                clock: self.clock.clone(),
+                metrics: self.metrics.clone(),
+                tracker: tracker.clone(),
+                token: token.clone(),
+                config: self.config.clone(),
+            })
+        };
+        let (controllers, scheduler) = (as_client(&self.client), as_client(&self.scheduler));
         for (group, start) in TABLE {
-            let enabled = match group {
-                Group::Controllers => ctx.config.controllers,
-                Group::Scheduler => ctx.config.scheduler,
+            let (enabled, ctx) = match group {
+                Group::Controllers => (self.config.controllers, &controllers),
+                Group::Scheduler => (self.config.scheduler, &scheduler),
             };
             if enabled {
                 tracker.spawn(start(ctx.clone()));

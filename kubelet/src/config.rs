@@ -1,7 +1,9 @@
 //! What a kubelet must be told; everything else it finds out.
 
+use crate::proxy;
 use api::Cidr;
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+use tokio::sync::watch;
 
 /// The settings of one node's kubelet. `cli` fills it from flags, environment and file.
 #[derive(Clone, Debug)]
@@ -43,6 +45,8 @@ pub struct Config {
     pub publish_dns: bool,
     /// Privileges the process lacks, in words, shown as the node condition `MissingPrivileges`.
     pub missing_privileges: Vec<String>,
+    /// How the service proxy does, shown as the node condition `ServiceProxyReady`; `None` where there is none.
+    pub service_proxy: Option<watch::Receiver<proxy::Status>>,
     /// `status.nodeInfo.kubeletVersion`, for example `v1.36.0+minik8s`.
     pub version: String,
 }
@@ -79,6 +83,7 @@ impl Config {
             cgroup_parent: None,
             publish_dns: true,
             missing_privileges: Vec::new(),
+            service_proxy: None,
             version: "v1.36.0+minik8s".to_owned(),
         }
     }

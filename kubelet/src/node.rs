@@ -7,7 +7,7 @@ mod facts;
 
 pub(crate) use facts::machine;
 
-use crate::{agent::NotReady, node_context::Context};
+use crate::{agent::NotReady, node_context::Context, proxy};
 use facts::{HostState, conditions, node_labels, status};
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -47,6 +47,8 @@ pub(crate) struct NodeAgent {
     context: Arc<Context>,
     /// Why the node is not Ready, if it is not.
     state: watch::Receiver<Option<NotReady>>,
+    /// How the service proxy does, where there is one.
+    proxy: Option<watch::Receiver<proxy::Status>>,
     /// What was written last, heartbeats aside.
     written: Option<NodeStatus>,
     /// The conditions before: at first those of the last run, so that their times go on.
@@ -56,7 +58,8 @@ pub(crate) struct NodeAgent {
 
 impl NodeAgent {
     pub(crate) fn new(context: Arc<Context>, state: watch::Receiver<Option<NotReady>>) -> Self {
-        Self { context, state, written: None, conditions: Vec::new(), uid: String::new() }
+        let proxy = context.config.service_proxy.clone();
+        Self { context, state, proxy, written: None, conditions: Vec::new(), uid: String::new() }
     }
 
     /// Registers, tells `ready` once the node has been reported Ready, and reports until `token` is cancelled.
@@ -85,6 +88,7 @@ impl NodeAgent {
             tokio::select! {
                 _ = check.tick() => {}
                 changed = self.state.changed() => if changed.is_err() { return },
+                () = changed(&mut self.proxy) => {}
                 _ = renew.tick() => {
                     match self.renew().await {
                         Ok(()) => {
@@ -223,6 +227,14 @@ impl NodeAgent {
             }),
         };
         api.create(&PostParams::default(), &lease).await.map(drop)
+    }
+}
+
+/// Ends when there is news; never where there is nobody to bring any.
+async fn changed<T>(receiver: &mut Option<watch::Receiver<T>>) {
+    let Some(receiver) = receiver else { return std::future::pending().await };
+    if receiver.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

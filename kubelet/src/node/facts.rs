@@ -3,6 +3,7 @@
 use crate::{
     config::Config,
     node_context::Machine,
+    proxy,
     runtime::{Image, Info},
 };
 use jiff::Timestamp;
@@ -185,9 +186,27 @@ pub(super) fn conditions(
     let low = |available: Option<u64>, least: u64| available.is_some_and(|available| available < least);
     let memory = low(host.available_memory, LEAST_MEMORY);
     let disk = low(host.available_disk, LEAST_DISK);
-    let missing = &config.missing_privileges;
+    let proxy = config.service_proxy.as_ref().map(|status| status.borrow().clone());
+    let mut missing = config.missing_privileges.clone();
+    if let Some(proxy::Status::Failed { not_permitted: true, message }) = &proxy {
+        missing.push(format!("services have no addresses on this node: {message}"));
+    }
+    let services = proxy.and_then(|status| match status {
+        // Not decided yet: a condition that is about to change says nothing.
+        proxy::Status::Starting => None,
+        proxy::Status::Ready { problems } if problems.is_empty() => {
+            Some(one("ServiceProxyReady", true, "RulesInPlace", "services are reachable".to_owned()))
+        }
+        proxy::Status::Ready { problems } => {
+            Some(one("ServiceProxyReady", true, "Degraded", problems.join("; ")))
+        }
+        proxy::Status::Failed { not_permitted, message } => {
+            let reason = if not_permitted { "NotPermitted" } else { "KernelRefused" };
+            Some(one("ServiceProxyReady", false, reason, message))
+        }
+    });
     let mut conditions = before.to_vec();
-    for condition in [
+    for condition in services.into_iter().chain([
         if memory {
             one(
                 "MemoryPressure",
@@ -235,7 +254,7 @@ pub(super) fn conditions(
             None => one("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
             Some(why) => one("Ready", false, "KubeletNotReady", why.to_owned()),
         },
-    ] {
+    ]) {
         api::conditions::set(&mut conditions, condition, now);
     }
     conditions
@@ -266,6 +285,31 @@ mod tests {
         assert_eq!(status(&second, "PIDPressure"), ("False".to_owned(), 10));
         let words = api::conditions::find(&second, "Ready").unwrap().message.clone().unwrap();
         assert_eq!(words, "connection refused");
+    }
+
+    #[test]
+    fn what_the_service_proxy_lacks_shows() {
+        let (proxy, receiver) = tokio::sync::watch::channel(proxy::Status::Starting);
+        let config = Config { service_proxy: Some(receiver), ..config() };
+        let shown = || {
+            let all = conditions(&config, &HostState::default(), None, &[], Timestamp::UNIX_EPOCH);
+            let of = |type_: &str| {
+                let found = api::conditions::find(&all, type_);
+                found.map(|c| (c.status.clone(), c.reason.clone().unwrap_or_default()))
+            };
+            (of("ServiceProxyReady"), of("MissingPrivileges").unwrap().0)
+        };
+        let some = |status: &str, reason: &str| Some((status.to_owned(), reason.to_owned()));
+        assert_eq!(shown(), (None, "False".to_owned()));
+        proxy.send_replace(proxy::Status::Ready { problems: vec![] });
+        assert_eq!(shown(), (some("True", "RulesInPlace"), "False".to_owned()));
+        proxy.send_replace(proxy::Status::Ready { problems: vec!["no route".to_owned()] });
+        assert_eq!(shown(), (some("True", "Degraded"), "False".to_owned()));
+        proxy.send_replace(proxy::Status::Failed {
+            not_permitted: true,
+            message: "no CAP_NET_ADMIN".to_owned(),
+        });
+        assert_eq!(shown(), (some("False", "NotPermitted"), "True".to_owned()));
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl Index {
         Some(&grant.source)
     }
 
+    /// Whether the rules of this cluster role allow it, whoever holds them.
+    pub(crate) fn role_allows(&self, role: &str, what: &Attributes<'_>) -> bool {
+        self.cluster_roles.get(role).is_some_and(|rules| rules.iter().any(|rule| rules::allows(rule, what)))
+    }
+
     /// Every rule that holds for the user in the namespace.
     pub(crate) fn rules_for(&self, user: &User, namespace: &str) -> Vec<PolicyRule> {
         self.grants(user, namespace).flat_map(|grant| grant.rules.iter().cloned()).collect()

@@ -1,0 +1,122 @@
+//! NodeRestriction: a kubelet writes about its own node and about the pods on it, and about nothing else.
+
+use super::{Attributes, Lookup, Operation, Plugin, typed};
+use crate::{
+    auth::node,
+    error::Result,
+    kinds::{AnyObject, Subresource},
+};
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+/// Labels of this domain are for people to keep pods away from nodes: a node must not give itself one.
+const RESTRICTED_LABELS: &str = "node-restriction.kubernetes.io/";
+
+#[derive(Clone, Copy)]
+pub(super) struct NodeRestriction;
+
+#[async_trait]
+impl Plugin for NodeRestriction {
+    fn name(&self) -> &'static str {
+        "NodeRestriction"
+    }
+
+    fn handles(&self, a: &Attributes<'_>) -> bool {
+        let r = a.kind.resource();
+        r.group.is_empty() && matches!(r.plural, "pods" | "nodes") && node::name_of(a.user).is_some()
+    }
+
+    async fn validate(
+        &self,
+        a: &Attributes<'_>,
+        object: Option<&dyn AnyObject>,
+        old: Option<&dyn AnyObject>,
+        _lookup: &dyn Lookup,
+    ) -> Result<()> {
+        let Some(me) = node::name_of(a.user) else { return Ok(()) };
+        match a.kind.resource().plural {
+            "pods" => pods(a, me, old.map(typed::<Pod>).transpose()?),
+            _ => nodes(a, me, object.map(typed::<Node>).transpose()?, old.map(typed::<Node>).transpose()?),
+        }
+    }
+}
+
+fn pods(a: &Attributes<'_>, me: &str, old: Option<&Pod>) -> Result<()> {
+    let own = old.is_some_and(|pod| api::pod::node_name(pod) == Some(me));
+    match (a.operation, a.subresource) {
+        (Operation::Create, None) => Err(a.forbidden(format!("node {me:?} can only create mirror pods"))),
+        (Operation::Delete, None) if !own => {
+            Err(a.forbidden(format!("node {me:?} can only delete pods with spec.nodeName set to itself")))
+        }
+        (Operation::Update, Some(Subresource::Status)) if !own => Err(a.forbidden(format!(
+            "node {me:?} can only update pod status for pods with spec.nodeName set to itself"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn nodes(a: &Attributes<'_>, me: &str, new: Option<&Node>, old: Option<&Node>) -> Result<()> {
+    let name = new.and_then(|n| n.metadata.name.as_deref()).unwrap_or(a.name);
+    if name != me {
+        return Err(a.forbidden(format!("node {me:?} is not allowed to modify node {name:?}")));
+    }
+    let (Some(new), Some(old)) = (new, old) else { return Ok(()) };
+    let taints = |node: &Node| node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+    if taints(new) != taints(old) {
+        return Err(a.forbidden(format!("node {me:?} is not allowed to modify taints")));
+    }
+    let restricted = |node: &Node| -> Vec<(String, String)> {
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        labels.into_iter().filter(|(key, _)| key.contains(RESTRICTED_LABELS)).collect()
+    };
+    if restricted(new) != restricted(old) {
+        return Err(a.forbidden(format!(
+            "is not allowed to modify labels: {}",
+            restricted(new).into_iter().map(|(key, _)| key).collect::<Vec<_>>().join(", ")
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admission::testing::{Case, object},
+        auth::User,
+    };
+    use serde_json::{Value, json};
+
+    async fn tried(plural: &str, operation: Operation, new: Option<Value>, old: Option<Value>) -> bool {
+        let n1 = User::of("system:node:n1", &[node::NODES]);
+        let case = Case::new(plural, operation).user(n1);
+        case.validate(&NodeRestriction, new.as_ref(), old.as_ref()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_kubelet_minds_its_own_node() {
+        use Operation::{Create, Delete, Update};
+        let pod = |node: &str| {
+            object("v1", "Pod", "default", "p", json!({"spec": {"nodeName": node, "containers": []}}))
+        };
+        let node = |name: &str, rest: Value| object("v1", "Node", "", name, rest);
+        let taints = json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}});
+        let mut labelled = node("n1", json!({}));
+        labelled["metadata"]["labels"] = json!({"node-restriction.kubernetes.io/x": "y"});
+        for (what, allowed, good) in [
+            ("pods", tried("pods", Delete, None, Some(pod("n1"))).await, true),
+            ("others' pods", tried("pods", Delete, None, Some(pod("n2"))).await, false),
+            ("new pods", tried("pods", Create, Some(pod("n1")), None).await, false),
+            ("itself", tried("nodes", Create, Some(node("n1", json!({}))), None).await, true),
+            ("others", tried("nodes", Create, Some(node("n2", json!({}))), None).await, false),
+            (
+                "taints",
+                tried("nodes", Update, Some(node("n1", taints)), Some(node("n1", json!({})))).await,
+                false,
+            ),
+            ("labels", tried("nodes", Update, Some(labelled), Some(node("n1", json!({})))).await, false),
+        ] {
+            assert_eq!(allowed, good, "{what}");
+        }
+    }
+}
