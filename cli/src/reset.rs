@@ -15,8 +15,15 @@ pub async fn run(settings: Settings) -> Result<(), Exit> {
             .map_err(|e| Exit::failed(format!("cannot remove the cluster's containers: {e}")))?,
         None => Default::default(),
     };
-    if let Err(error) = kubelet::proxy::Proxy::cleanup(data.cluster_id()).await {
-        return Err(Exit::failed(format!("cannot remove the cluster's service rules: {error}")));
+    match kubelet::proxy::Proxy::cleanup(data.cluster_id()).await {
+        Ok(()) => {}
+        // Who may not change the kernel's tables has made none: this user's server ran without services.
+        Err(error @ kubelet::proxy::Error::NotPermitted) => {
+            tracing::warn!(%error, "the cluster's service rules, if root made any, stay");
+        }
+        Err(error) => {
+            return Err(Exit::failed(format!("cannot remove the cluster's service rules: {error}")));
+        }
     }
     // Outside the data directory only where the user put it.
     if !settings.kubeconfig.starts_with(&settings.data_dir) && settings.kubeconfig.exists() {

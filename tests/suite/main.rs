@@ -9,7 +9,6 @@ mod kubectl;
 mod node_failure;
 mod rbac;
 mod replica_sets;
-mod replica_sets;
 mod restart;
 mod side_by_side;
 mod story;
