@@ -3,16 +3,13 @@
 
 use crate::{Config, error::Result, run::Metrics};
 use api::clock::Clock;
-use client::{Informers, Recorder};
+use client::{Api, Guard, Informers, Recorder};
 use k8s_openapi::{
-    Metadata, NamespaceResourceScope, Resource, api::core::v1::ObjectReference,
+    ClusterResourceScope, Metadata, NamespaceResourceScope, Resource, api::core::v1::ObjectReference,
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
-};
-use serde::de::DeserializeOwned;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{fmt::Debug, sync::Arc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,11 +34,21 @@ impl Ctx {
     }
 
     /// Typed access to one namespace.
+    #[allow(clippy::useless_conversion, reason = "in tests it is one")]
     pub fn api<K>(&self, namespace: &str) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        Api::namespaced(self.client.clone(), namespace)
+        kube::Api::namespaced(self.client.clone(), namespace).into()
+    }
+
+    /// Typed access to a kind without namespaces.
+    #[allow(clippy::useless_conversion, reason = "in tests it is one")]
+    pub fn all<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = ClusterResourceScope>,
+    {
+        kube::Api::all(self.client.clone()).into()
     }
 }
 
@@ -90,11 +97,11 @@ pub(crate) fn orphans_of(namespace: &str) -> String {
 /// Deletes exactly the object that was looked at: if it changed meanwhile, the decision has to be made again.
 pub(crate) async fn delete_as_seen<K>(api: &Api<K>, seen: &ObjectMeta) -> Result<(), kube::Error>
 where
-    K: Clone + DeserializeOwned + Debug,
+    K: Resource + Clone + Serialize + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let preconditions =
-        Preconditions { uid: seen.uid.clone(), resource_version: seen.resource_version.clone() };
-    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    let as_seen = Preconditions { uid: seen.uid.clone(), resource_version: seen.resource_version.clone() };
+    let preconditions = Guard::AsSeen.holds().then_some(as_seen);
+    let params = DeleteParams { preconditions, ..DeleteParams::default() };
     api.delete(name(seen), &params).await.map(|_| ())
 }
 
@@ -105,9 +112,11 @@ pub(crate) async fn patch_metadata_as_seen<K>(
     mut fields: Value,
 ) -> Result<K, kube::Error>
 where
-    K: Clone + DeserializeOwned + Debug,
+    K: Resource + Clone + Serialize + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    if let Value::Object(fields) = &mut fields {
+    if let Value::Object(fields) = &mut fields
+        && Guard::AsSeen.holds()
+    {
         fields.insert("uid".into(), uid(seen).into());
         fields.insert("resourceVersion".into(), seen.resource_version.clone().unwrap_or_default().into());
     }

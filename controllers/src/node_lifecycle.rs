@@ -16,16 +16,13 @@ use crate::{
 };
 use api::{conditions, pod as pods};
 use async_trait::async_trait;
-use client::{Change, Queue, Recorder, Store};
+use client::{Change, Guard, Queue, Recorder, Store};
 use eviction::Eviction;
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Node, ObjectReference, Pod, PodCondition},
 };
-use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
-};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use monitor::Monitor;
 use serde_json::json;
 use std::{
@@ -103,7 +100,7 @@ impl Nodes {
             "metadata": { "uid": uid(&node.metadata), "resourceVersion": node.metadata.resource_version },
             "status": { "conditions": all },
         });
-        let api: Api<Node> = Api::all(self.ctx.client.clone());
+        let api = self.ctx.all::<Node>();
         api.patch_status(name(&node.metadata), &PatchParams::default(), &Patch::Merge(&patch)).await?;
         let text = format!("Node {} status is now: NodeNotReady", name(&node.metadata));
         // Events about nodes name them by their name, where others use the UID.
@@ -118,7 +115,7 @@ impl Nodes {
             "metadata": { "uid": uid(&node.metadata), "resourceVersion": node.metadata.resource_version },
             "spec": { "taints": taints },
         });
-        let api: Api<Node> = Api::all(self.ctx.client.clone());
+        let api = self.ctx.all::<Node>();
         api.patch(name(&node.metadata), &PatchParams::default(), &Patch::Merge(&patch)).await?;
         Ok(())
     }
@@ -290,7 +287,13 @@ impl Evictions {
             }
         }
         let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        // It only marks: the object stays until the kubelet has seen the containers dead.
+        let grace_period_seconds = if Guard::GracefulEviction.holds() { None } else { Some(0) };
+        let params = DeleteParams {
+            grace_period_seconds,
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
         Ok(ignore_not_found(api.delete(name(&pod.metadata), &params).await)?)
     }
 }

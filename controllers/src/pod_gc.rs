@@ -12,13 +12,10 @@ use crate::{
 };
 use api::{conditions, pod as pods};
 use async_trait::async_trait;
-use client::{Change, Queue, Store};
+use client::{Change, Guard, Queue, Store};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
-use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
-};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
@@ -101,7 +98,7 @@ impl PodGc {
         let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         let params = DeleteParams {
             grace_period_seconds: Some(0),
-            preconditions: Some(preconditions),
+            preconditions: Guard::GarbageUid.holds().then_some(preconditions),
             ..DeleteParams::default()
         };
         tracing::info!(pod = %ObjectKey::of(&pod.metadata), reason, "removing a pod that no kubelet will finish");
@@ -155,8 +152,8 @@ impl Controller for PodGc {
                 if let Some(left) = self.quarantine_left(&node) {
                     return Ok(Next::After(left));
                 }
-                let live: Api<Node> = Api::all(self.ctx.client.clone());
-                if live.get_opt(&node).await?.is_none() {
+                let exists = self.ctx.all::<Node>().get_opt(&node).await?.is_some();
+                if !exists || !Guard::NodeAsked.holds() {
                     self.remove(&pod, "DeletionByPodGC", "PodGC: node no longer exists").await?;
                     if pods_on(&self.pods, &node).len() <= 1 {
                         self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);

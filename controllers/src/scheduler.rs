@@ -104,6 +104,13 @@ enum Decision {
     },
 }
 
+/// A decision to be written.
+struct Binding {
+    key: ObjectKey,
+    pod: Arc<PodInfo>,
+    node: String,
+}
+
 impl volumes::Lookup for Scheduler {
     fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
         self.claims.get(namespace, name)
@@ -145,11 +152,25 @@ impl Scheduler {
                 () = this.ctx.token.cancelled() => return,
                 key = this.next() => key,
             };
-            this.attempt(key).await;
+            if let Some(binding) = this.attempt(key).await {
+                this.bind_beside(binding).await;
+            }
         }
     }
 
-    fn watch(&self) {
+    /// One decision and what follows from it, about whichever pod is due at `now`; `false` if none is. For simulations,
+    /// which drive the scheduler step by step: [`Self::run`] does the same with bindings beside one another.
+    pub async fn turn(&self, now: Instant) -> bool {
+        let key = self.state.pending().pop(now);
+        let Some(key) = key else { return false };
+        if let Some(Binding { key, pod, node }) = self.attempt(key).await {
+            self.bind(&key, &pod, &node).await;
+        }
+        true
+    }
+
+    /// Subscribes to what may concern waiting pods.
+    pub fn watch(&self) {
         let state = self.state.clone();
         self.pods.on_change(move |change| pod_changed(&state, change));
         let state = self.state.clone();
@@ -188,29 +209,37 @@ impl Scheduler {
         }
     }
 
-    async fn attempt(self: &Arc<Self>, key: ObjectKey) {
+    /// Writes a binding on a task of its own, once fewer than [`MAX_BINDINGS`] are under way.
+    async fn bind_beside(self: &Arc<Self>, Binding { key, pod, node }: Binding) {
+        // Closed never: nobody calls `close`.
+        let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
+        let this = self.clone();
+        self.ctx.tracker.spawn(async move {
+            this.bind(&key, &pod, &node).await;
+            drop(permit);
+        });
+        // The next pop may be due at once, or its deadline be nearer than before.
+        self.state.work.notify_one();
+    }
+
+    async fn attempt(&self, key: ObjectKey) -> Option<Binding> {
         let Some(pod) = self.pods.get(&key.namespace, &key.name).filter(|p| is_waiting(p)) else {
-            return self.state.pending().remove(&key);
+            self.state.pending().remove(&key);
+            return None;
         };
         if self.state.cache().is_assumed(uid(&pod.metadata)) {
-            return self.state.pending().remove(&key);
+            self.state.pending().remove(&key);
+            return None;
         }
         match self.decide(&pod) {
-            Decision::Place { pod, node } => {
-                // Closed never: nobody calls `close`.
-                let Ok(permit) = self.bindings.clone().acquire_owned().await else { return };
-                let this = self.clone();
-                self.ctx.tracker.spawn(async move {
-                    this.bind(&key, &pod, &node).await;
-                    drop(permit);
-                });
-            }
+            Decision::Place { pod, node } => return Some(Binding { key, pod, node }),
             Decision::TellClaims { claims, node } => {
                 for claim in claims.iter().filter(|c| volumes::selected_node(c) != Some(&node)) {
                     let told = within_deadline(bind::select_node(&self.ctx, claim, &node)).await;
                     if let Err(error) = told {
                         tracing::debug!(object.ref = %key, error = error.chain(), "claim not told of its node");
-                        return self.state.pending().retry(&key, Instant::now());
+                        self.state.pending().retry(&key, Instant::now());
+                        return None;
                     }
                 }
                 self.state.pending().park(&key, Events::VOLUME, Instant::now());
@@ -230,8 +259,8 @@ impl Scheduler {
                 }
             }
         }
-        // The next pop may be due at once, or its deadline be nearer than before.
         self.state.work.notify_one();
+        None
     }
 
     /// Looks at the cluster as it is known and takes the room it decides for.

@@ -23,7 +23,7 @@ use crate::{
 };
 use api::owner;
 use async_trait::async_trait;
-use client::{Change, Queue, Recorder, Store};
+use client::{Change, Guard, Queue, Recorder, Store};
 use k8s_openapi::{
     api::{
         apps::v1::{ControllerRevision, StatefulSet},
@@ -187,9 +187,11 @@ impl Controller for StatefulSets {
             return Ok(Next::Wait);
         }
         if plan.acts() {
-            let Some(live) = self.live(&seen.set).await? else { return Ok(Next::Wait) };
-            seen = live;
-            plan = self.plan(&seen)?;
+            if Guard::LiveRead.holds() {
+                let Some(live) = self.live(&seen.set).await? else { return Ok(Next::Wait) };
+                seen = live;
+                plan = self.plan(&seen)?;
+            }
             if !plan.ownership.is_empty() {
                 self.change_owners(&seen.set, &plan.ownership).await?;
                 return Ok(Next::Wait);

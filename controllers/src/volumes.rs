@@ -5,7 +5,7 @@
 //! removed only after the API server, asked afresh, says that the claim is gone.
 
 pub mod binding;
-mod directory;
+pub mod directory;
 
 use crate::{
     context::{self, Ctx},
@@ -14,8 +14,8 @@ use crate::{
 };
 use async_trait::async_trait;
 use binding::{ClaimPlan, PROVISIONER, View, VolumePlan, annotation};
-use client::{Change, Queue, Recorder, Store};
-use directory::Directory;
+use client::{Api, Change, Guard, Queue, Recorder, Store};
+use directory::{Directory, Disk, Filesystem};
 use k8s_openapi::{
     api::{
         core::v1::{
@@ -26,7 +26,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{Api, api::PostParams};
+use kube::api::PostParams;
 use std::{collections::BTreeMap, sync::Arc};
 
 const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
@@ -62,6 +62,7 @@ pub struct Claims {
     volumes: Store<PersistentVolume>,
     classes: Store<StorageClass>,
     pods: Store<Pod>,
+    disk: Arc<dyn Disk>,
 }
 
 impl Claims {
@@ -71,7 +72,13 @@ impl Claims {
         pods.add_index(BY_CLAIM, claims_of);
         claims.add_index(BY_CLASS, class_of);
         let recorder = ctx.recorder("persistentvolume-controller");
-        Self { ctx, recorder, claims, volumes, classes, pods }
+        Self { ctx, recorder, claims, volumes, classes, pods, disk: Arc::new(Filesystem) }
+    }
+
+    /// With another place for directories, for tests.
+    #[must_use]
+    pub fn with_disk(self, disk: Arc<dyn Disk>) -> Self {
+        Self { disk, ..self }
     }
 
     fn api(&self, claim: &PersistentVolumeClaim) -> Api<PersistentVolumeClaim> {
@@ -88,7 +95,7 @@ impl Claims {
     async fn release(&self, key: &ObjectKey, claim: &PersistentVolumeClaim) -> Result<()> {
         let finalizers = claim.metadata.finalizers.clone().unwrap_or_default();
         let held = self.users(key).any(|p| api::pod::node_name(&p).is_some());
-        if held || !finalizers.iter().any(|f| f == CLAIM_PROTECTION) {
+        if (held && Guard::ClaimHeld.holds()) || !finalizers.iter().any(|f| f == CLAIM_PROTECTION) {
             return Ok(());
         }
         let rest: Vec<String> = finalizers.into_iter().filter(|f| f != CLAIM_PROTECTION).collect();
@@ -99,14 +106,14 @@ impl Claims {
 
     /// The volume with its `claimRef` set to the claim; written unless it is so already.
     async fn reserve(&self, claim: &PersistentVolumeClaim, name: &str) -> Result<Option<PersistentVolume>> {
-        let api: Api<PersistentVolume> = Api::all(self.ctx.client.clone());
+        let api = self.ctx.all::<PersistentVolume>();
         // The cache may not show yet that an earlier run reserved another volume.
         let seen = api.list(&Default::default()).await?.items;
         let held = seen.iter().find(|v| {
             claim_ref(v)
                 .is_some_and(|r| r.uid.is_some() && r.uid == claim.metadata.uid && binding::names(r, claim))
         });
-        if let Some(held) = held {
+        if let Some(held) = held.filter(|_| Guard::ReserveAfresh.holds()) {
             return Ok(Some(held.clone()));
         }
         let Some(mut volume) = seen.into_iter().find(|v| v.metadata.name.as_deref() == Some(name)) else {
@@ -120,6 +127,9 @@ impl Claims {
         if chosen {
             let annotations = volume.metadata.annotations.get_or_insert_default();
             annotations.insert(binding::BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
+        }
+        if !Guard::ReserveAsSeen.holds() {
+            volume.metadata.resource_version = None;
         }
         Ok(Some(api.replace(name, &PostParams::default(), &volume).await?))
     }
@@ -180,7 +190,7 @@ impl Claims {
     ) -> Result<PersistentVolume> {
         let name = format!("pvc-{}", context::uid(&claim.metadata));
         let directory = Directory::of(&self.ctx.config.volumes_dir, &name)?;
-        directory.make().await?;
+        self.disk.make(&directory).await?;
         let wanted = claim.spec.clone().unwrap_or_default();
         let capacity = wanted.resources.and_then(|r| r.requests).and_then(|r| r.get("storage").cloned());
         let annotations = BTreeMap::from([(binding::PROVISIONED_BY.to_owned(), PROVISIONER.to_owned())]);
@@ -206,7 +216,7 @@ impl Claims {
             }),
             status: None,
         };
-        let api: Api<PersistentVolume> = Api::all(self.ctx.client.clone());
+        let api = self.ctx.all::<PersistentVolume>();
         match api.create(&PostParams::default(), &volume).await {
             Ok(made) => {
                 let text = format!("Successfully provisioned volume {name}");
@@ -319,17 +329,24 @@ pub struct Volumes {
     recorder: Recorder,
     claims: Store<PersistentVolumeClaim>,
     volumes: Store<PersistentVolume>,
+    disk: Arc<dyn Disk>,
 }
 
 impl Volumes {
     pub fn new(ctx: Arc<Ctx>) -> Self {
         let (claims, volumes) = (ctx.informers.store(), ctx.informers.store());
         let recorder = ctx.recorder("persistentvolume-controller");
-        Self { ctx, recorder, claims, volumes }
+        Self { ctx, recorder, claims, volumes, disk: Arc::new(Filesystem) }
+    }
+
+    /// With another place for directories, for tests.
+    #[must_use]
+    pub fn with_disk(self, disk: Arc<dyn Disk>) -> Self {
+        Self { disk, ..self }
     }
 
     fn api(&self) -> Api<PersistentVolume> {
-        Api::all(self.ctx.client.clone())
+        self.ctx.all()
     }
 
     async fn set_phase(&self, volume: &PersistentVolume, phase: &str, message: Option<String>) -> Result<()> {
@@ -356,6 +373,7 @@ impl Volumes {
         let claims: Api<PersistentVolumeClaim> = self.ctx.api(namespace.unwrap_or_default());
         if let Some(claim) = claims.get_opt(name.unwrap_or_default()).await?
             && binding::names(reference, &claim)
+            && Guard::ReclaimAsked.holds()
         {
             return Err(Error::NotYet("the claim still lives".to_owned()));
         }
@@ -372,7 +390,7 @@ impl Volumes {
             return self.set_phase(volume, "Failed", Some(text)).await;
         }
         self.set_phase(volume, "Released", None).await?;
-        directory.remove().await?;
+        self.disk.remove(&directory).await?;
         // `set_phase` moved the resourceVersion on; the UID is what must still be the same.
         let params = kube::api::DeleteParams {
             preconditions: Some(kube::api::Preconditions {

@@ -9,7 +9,7 @@ const MAX: SignedDuration = SignedDuration::from_secs(300);
 
 /// Delays by key (a container's or an image's name). Kept by its user, never global.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     entries: BTreeMap<String, Entry>,
 }
 
@@ -29,14 +29,14 @@ impl Entry {
 
 impl Backoff {
     /// Until when to wait after an end at `event`; `None` when there is nothing (more) to wait for.
-    pub(crate) fn until(&self, key: &str, hash: &str, event: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    pub fn until(&self, key: &str, hash: &str, event: Timestamp, now: Timestamp) -> Option<Timestamp> {
         let entry = self.entries.get(key).filter(|entry| entry.hash == hash && !entry.is_expired(event))?;
         let until = event.checked_add(entry.delay).unwrap_or(Timestamp::MAX);
         (until > now).then_some(until)
     }
 
     /// Counts one more try, made now because of an end at `event`.
-    pub(crate) fn next(&mut self, key: &str, hash: &str, event: Timestamp, now: Timestamp) {
+    pub fn next(&mut self, key: &str, hash: &str, event: Timestamp, now: Timestamp) {
         let delay = match self.entries.get(key) {
             Some(old) if old.hash == hash && !old.is_expired(event) => (old.delay * 2).min(MAX),
             _ => INITIAL,
@@ -45,7 +45,7 @@ impl Backoff {
     }
 
     /// The delay in force, for messages.
-    pub(crate) fn delay(&self, key: &str) -> SignedDuration {
+    pub fn delay(&self, key: &str) -> SignedDuration {
         self.entries.get(key).map_or(SignedDuration::ZERO, |entry| entry.delay)
     }
 }

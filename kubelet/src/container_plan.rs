@@ -19,66 +19,66 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What probes say about one running container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Health {
+pub struct Health {
     /// The startup probe has succeeded, or there is none.
-    pub(crate) started: bool,
-    pub(crate) ready: bool,
+    pub started: bool,
+    pub ready: bool,
     /// Which probe (liveness or startup) has given the container up, in words for the event.
-    pub(crate) failed: Option<String>,
+    pub failed: Option<String>,
 }
 
 impl Health {
     /// Of a running container whose probes (if any) have said nothing yet.
-    pub(crate) fn initial(spec: &Spec) -> Self {
+    pub fn initial(spec: &Spec) -> Self {
         let started = spec.startup_probe.is_none();
         Self { started, ready: started && spec.readiness_probe.is_none(), failed: None }
     }
 }
 
 /// What the plan is made from.
-pub(crate) struct Inputs<'a> {
-    pub(crate) pod: &'a Pod,
+pub struct Inputs<'a> {
+    pub pod: &'a Pod,
     /// The pod's containers and sandboxes, newest first.
-    pub(crate) containers: &'a [Container],
+    pub containers: &'a [Container],
     /// By container id; a running container without an entry has its initial health.
-    pub(crate) health: &'a BTreeMap<String, Health>,
-    pub(crate) backoff: &'a Backoff,
+    pub health: &'a BTreeMap<String, Health>,
+    pub backoff: &'a Backoff,
     /// Ids of containers killed to be replaced: they come back whatever the restart policy.
-    pub(crate) replacing: &'a BTreeSet<String>,
-    pub(crate) now: Timestamp,
+    pub replacing: &'a BTreeSet<String>,
+    pub now: Timestamp,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// Create a sandbox, counted so.
-    pub(crate) create_sandbox: Option<u32>,
-    pub(crate) start: Vec<Start>,
-    pub(crate) kill: Vec<Kill>,
+    pub create_sandbox: Option<u32>,
+    pub start: Vec<Start>,
+    pub kill: Vec<Kill>,
     /// Containers waiting out a back-off: name → until when.
-    pub(crate) backing_off: BTreeMap<String, Timestamp>,
+    pub backing_off: BTreeMap<String, Timestamp>,
     /// All regular containers have ended for good.
-    pub(crate) finished: Option<Outcome>,
+    pub finished: Option<Outcome>,
     /// Every plain init container has completed (or never has to run again).
-    pub(crate) initialized: bool,
+    pub initialized: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Start {
-    pub(crate) name: String,
-    pub(crate) attempt: u32,
+pub struct Start {
+    pub name: String,
+    pub attempt: u32,
     /// The instance that ended and is being restarted, for the back-off's count: (hash, when it ended).
-    pub(crate) after: Option<(String, Timestamp)>,
+    pub after: Option<(String, Timestamp)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kill {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    pub(crate) why: KillReason,
+pub struct Kill {
+    pub id: String,
+    pub name: String,
+    pub why: KillReason,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum KillReason {
+pub enum KillReason {
     /// The pod is being stopped.
     Terminating,
     /// Its sandbox died: it has no network any more.
@@ -92,13 +92,13 @@ pub(crate) enum KillReason {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     Succeeded,
     Failed,
 }
 
 /// The identity of a container's spec: name and image, as the real kubelet counts it. Other fields cannot change.
-pub(crate) fn spec_hash(spec: &Spec) -> String {
+pub fn spec_hash(spec: &Spec) -> String {
     // FNV-1a: stable across versions of ours and of the standard library, which the label needs.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in spec.name.bytes().chain([0]).chain(spec.image.iter().flat_map(|image| image.bytes())) {
@@ -107,12 +107,12 @@ pub(crate) fn spec_hash(spec: &Spec) -> String {
     format!("{hash:016x}")
 }
 
-pub(crate) fn restart_policy(spec: &PodSpec) -> &str {
+pub fn restart_policy(spec: &PodSpec) -> &str {
     spec.restart_policy.as_deref().unwrap_or("Always")
 }
 
 /// The newest instance of a container.
-pub(crate) fn newest<'a>(containers: &'a [Container], name: &str) -> Option<&'a Container> {
+pub fn newest<'a>(containers: &'a [Container], name: &str) -> Option<&'a Container> {
     containers.iter().filter(|c| c.name == name).max_by_key(|c| (c.attempt, c.created))
 }
 
@@ -130,11 +130,11 @@ fn recorded(pod: &Pod, name: &str) -> Option<(u32, i32)> {
 const KILLED: i32 = 137;
 
 /// The newest sandbox that runs.
-pub(crate) fn live_sandbox(containers: &[Container]) -> Option<&Container> {
+pub fn live_sandbox(containers: &[Container]) -> Option<&Container> {
     containers.iter().filter(|c| c.is_sandbox() && c.is_running()).max_by_key(|c| (c.attempt, c.created))
 }
 
-pub(crate) fn plan(inputs: &Inputs<'_>) -> Plan {
+pub fn plan(inputs: &Inputs<'_>) -> Plan {
     let Some(spec) = &inputs.pod.spec else { return Plan::default() };
     match live_sandbox(inputs.containers) {
         Some(sandbox) => Planner { inputs, spec, sandbox: &sandbox.id, plan: Plan::default() }.with_sandbox(),

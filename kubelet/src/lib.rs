@@ -7,8 +7,10 @@
 mod addresses;
 mod admission;
 mod agent;
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
 mod backoff;
 pub mod config;
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
 mod container_plan;
 mod container_spec;
 mod downward;
@@ -20,6 +22,7 @@ mod node;
 mod node_context;
 mod objects;
 mod pod_files;
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
 mod pod_machine;
 mod pod_worker;
 mod pod_workers;
@@ -29,11 +32,34 @@ pub mod proxy;
 pub mod returning;
 pub mod runtime;
 pub mod server;
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
 mod status;
 pub mod stream;
 #[cfg(test)]
 mod testing;
 mod volume;
+
+/// The pure parts, for simulations.
+#[cfg(feature = "testing")]
+pub mod pure {
+    pub mod machine {
+        pub use crate::pod_machine::*;
+    }
+    pub mod plan {
+        pub use crate::container_plan::*;
+    }
+    pub mod returning {
+        pub use crate::returning::*;
+    }
+    pub mod status {
+        pub use crate::status::*;
+    }
+    pub use crate::{
+        pod_worker::effects::last_word,
+        pod_workers::{Turn, turn},
+        volume::{Claims, bound_volume, claim_names},
+    };
+}
 
 pub use config::Config;
 

@@ -26,6 +26,7 @@ use crate::{
     container_plan::{self, Health, Inputs, KillReason, Outcome, Plan},
     runtime::Container,
 };
+use client::Guard;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use std::{
@@ -35,17 +36,17 @@ use std::{
 
 /// What the worker remembers of a pod between steps. All of it can be lost: facts win.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct State {
-    pub(crate) stage: Stage,
-    pub(crate) backoff: Backoff,
+pub struct State {
+    pub stage: Stage,
+    pub backoff: Backoff,
     /// Ids of containers killed in order to be replaced.
-    pub(crate) replacing: BTreeSet<String>,
+    pub replacing: BTreeSet<String>,
     /// Containers that wait for their next try: name → until when.
-    pub(crate) backing_off: BTreeMap<String, Timestamp>,
+    pub backing_off: BTreeMap<String, Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) enum Stage {
+pub enum Stage {
     #[default]
     Syncing,
     Terminating {
@@ -59,7 +60,7 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    pub(crate) fn why(&self) -> Option<&Why> {
+    pub fn why(&self) -> Option<&Why> {
         match self {
             Stage::Terminating { why, .. } | Stage::Terminated { why } => Some(why),
             Stage::Syncing | Stage::Gone => None,
@@ -69,7 +70,7 @@ impl Stage {
 
 /// Why a pod ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Why {
+pub enum Why {
     /// Somebody deleted it, or its object is gone.
     Deleted,
     /// Its containers ran to their end.
@@ -82,7 +83,7 @@ pub(crate) enum Why {
 
 /// What the API says of the pod's object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Object {
+pub enum Object {
     Present,
     /// Marked for deletion: when, and how long its containers may take.
     Deleting {
@@ -93,9 +94,27 @@ pub(crate) enum Object {
     Vanished,
 }
 
+impl Object {
+    /// `vanished` says that the pod is the last that was seen of an object that is gone.
+    pub fn of(pod: &Pod, vanished: bool) -> Self {
+        if vanished {
+            return Self::Vanished;
+        }
+        match &pod.metadata.deletion_timestamp {
+            None => Self::Present,
+            Some(end) => {
+                let seconds = pod.metadata.deletion_grace_period_seconds.unwrap_or(0).max(0);
+                let grace = SignedDuration::from_secs(seconds);
+                // The timestamp is the end of the grace period.
+                Self::Deleting { since: end.0.checked_sub(grace).unwrap_or(end.0), grace }
+            }
+        }
+    }
+}
+
 /// A running operation, so that none is started twice.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Op {
+pub enum Op {
     Volumes,
     Image(String),
     Sandbox,
@@ -121,34 +140,34 @@ pub(crate) enum Op {
 
 impl Op {
     /// The key under which a container's kills are held back after a failure.
-    pub(crate) fn any_kill(id: &str) -> Self {
+    pub fn any_kill(id: &str) -> Self {
         Op::Kill { id: id.to_owned(), deadline: Timestamp::UNIX_EPOCH }
     }
 }
 
 /// Everything the decision depends on, as of now.
-pub(crate) struct World<'a> {
-    pub(crate) pod: &'a Pod,
-    pub(crate) object: Object,
-    pub(crate) containers: &'a [Container],
-    pub(crate) health: &'a BTreeMap<String, Health>,
-    pub(crate) running: &'a BTreeSet<Op>,
+pub struct World<'a> {
+    pub pod: &'a Pod,
+    pub object: Object,
+    pub containers: &'a [Container],
+    pub health: &'a BTreeMap<String, Health>,
+    pub running: &'a BTreeSet<Op>,
     /// All volumes are there.
-    pub(crate) volumes_ready: bool,
+    pub volumes_ready: bool,
     /// Containers whose image is known to be local.
-    pub(crate) images_ready: &'a BTreeSet<String>,
+    pub images_ready: &'a BTreeSet<String>,
     /// Operations that failed and may not be tried again before a time.
-    pub(crate) held: &'a BTreeMap<Op, Timestamp>,
+    pub held: &'a BTreeMap<Op, Timestamp>,
     /// The node refuses the pod: (reason, message).
-    pub(crate) rejected: Option<&'a (String, String)>,
+    pub rejected: Option<&'a (String, String)>,
     /// The API has the status that these facts make.
-    pub(crate) published: bool,
+    pub published: bool,
     /// The worker has given back address and files.
-    pub(crate) released: bool,
+    pub released: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub enum Effect {
     PrepareVolumes,
     EnsureImage {
         container: String,
@@ -183,7 +202,7 @@ const MINIMAL_GRACE: SignedDuration = SignedDuration::from_secs(1);
 /// Dead instances of a container kept for `kubectl logs -p` and `lastState`.
 const DEAD_INSTANCES_KEPT: usize = 1;
 
-pub(crate) fn step(mut state: State, world: &World<'_>, now: Timestamp) -> (State, Vec<Effect>) {
+pub fn step(mut state: State, world: &World<'_>, now: Timestamp) -> (State, Vec<Effect>) {
     let mut effects = Vec::new();
     // Each pass either leaves the stage alone or moves it forward; four stages, so this ends.
     loop {
@@ -407,7 +426,9 @@ fn terminating(state: &mut State, world: &World<'_>, now: Timestamp, effects: &m
                 });
             }
         }
-        return;
+        if Guard::DeadFirst.holds() {
+            return;
+        }
     }
     let sandboxes: Vec<&Container> = world.containers.iter().filter(|c| c.is_sandbox()).collect();
     for sandbox in &sandboxes {
@@ -460,7 +481,7 @@ fn terminated(state: &mut State, world: &World<'_>, now: Timestamp, effects: &mu
 }
 
 /// How long is left until `deadline`, for the runtime.
-pub(crate) fn remaining(deadline: Timestamp, now: Timestamp) -> Duration {
+pub fn remaining(deadline: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(deadline.duration_since(now)).unwrap_or(Duration::ZERO)
 }
 

@@ -4,7 +4,7 @@
 //! and the sandbox do not wait for one another); each ends with a [`Done`]. Cancelling the kubelet drops them: the next
 //! start finds by label what they had come to.
 
-mod effects;
+pub(crate) mod effects;
 mod images;
 mod publish;
 mod start;
@@ -252,7 +252,7 @@ impl Worker {
             let held = self.failures.iter().map(|(op, failure)| (op.clone(), failure.until)).collect();
             let world = World {
                 pod: &self.pod,
-                object: self.object(),
+                object: Object::of(&self.pod, self.wish.vanished),
                 containers: &self.containers,
                 health: &health,
                 running: &self.running,
@@ -324,22 +324,6 @@ impl Worker {
                 self.context.event(&self.pod, None, true, reason, message)
             }
             _ => {}
-        }
-    }
-
-    /// What the API says of the object.
-    fn object(&self) -> Object {
-        if self.wish.vanished {
-            return Object::Vanished;
-        }
-        match &self.pod.metadata.deletion_timestamp {
-            None => Object::Present,
-            Some(end) => {
-                let seconds = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0).max(0);
-                let grace = SignedDuration::from_secs(seconds);
-                // The timestamp is the end of the grace period.
-                Object::Deleting { since: end.0.checked_sub(grace).unwrap_or(end.0), grace }
-            }
         }
     }
 

@@ -14,6 +14,7 @@ use crate::{
     volume,
 };
 use api::guard;
+use client::Guard;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::{
@@ -58,6 +59,29 @@ pub(crate) struct PodWorkers {
     tracker: TaskTracker,
 }
 
+/// What becomes of a pod that the API wants here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
+pub enum Turn {
+    /// It has a worker.
+    GoesOn,
+    Begins,
+    /// Another pod of its name has not left yet.
+    Waits,
+}
+
+/// Whose turn it is: `here` are the pods of the name that have a worker. Those that are not wanted have to end.
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
+pub fn turn(here: &[String], wanted: &str) -> Turn {
+    if here.iter().any(|uid| uid == wanted) {
+        Turn::GoesOn
+    } else if here.is_empty() || !Guard::NameWaits.holds() {
+        Turn::Begins
+    } else {
+        Turn::Waits
+    }
+}
+
 struct Handle {
     key: Key,
     wishes: watch::Sender<Wish>,
@@ -98,9 +122,10 @@ impl PodWorkers {
             self.vanished(other);
         }
         let Some(pod) = wanted else { return };
-        if let Some(handle) = self.workers.get(&uid) {
+        let turn = turn(&others, &uid);
+        if let (Turn::GoesOn, Some(handle)) = (turn, self.workers.get(&uid)) {
             handle.wishes.send_modify(|wish| wish.pod = pod);
-        } else if others.iter().all(|other| *other == uid) {
+        } else if turn == Turn::Begins {
             let rejected = match containers {
                 None | Some([]) => self.admit(&pod),
                 Some(_) => None,

@@ -10,6 +10,7 @@
 //! force and that runs elsewhere by now. [`caught_up`] says when a cache may be believed.
 
 use crate::runtime::{Container, PodRef};
+use client::Guard;
 use k8s_openapi::api::core::v1::Pod;
 use std::{
     collections::{BTreeSet, HashMap},
@@ -30,7 +31,8 @@ pub fn caught_up(cached: &[Arc<Pod>], listed: &[Pod], revision: u64) -> bool {
 pub fn to_end(containers: &[Container], pods: &[Arc<Pod>]) -> BTreeSet<String> {
     let staying: BTreeSet<&str> =
         pods.iter().filter(|pod| !api::pod::is_terminating(pod)).map(|pod| uid(pod)).collect();
-    let uids = containers.iter().filter(|c| c.is_running()).map(|c| c.pod.uid.as_str());
+    let running = containers.iter().filter(|c| c.is_running() && Guard::ReturnFirst.holds());
+    let uids = running.map(|c| c.pod.uid.as_str());
     uids.filter(|uid| !staying.contains(uid)).map(str::to_owned).collect()
 }
 

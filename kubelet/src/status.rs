@@ -8,6 +8,7 @@ use crate::{
     runtime::{Container, State},
 };
 use api::pod::is_sidecar;
+use client::Guard;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
@@ -22,25 +23,25 @@ use std::{
 };
 
 /// Everything a status is made from.
-pub(crate) struct Facts<'a> {
+pub struct Facts<'a> {
     /// With the newest status known: conditions keep their times, ended pods their address.
-    pub(crate) pod: &'a Pod,
-    pub(crate) containers: &'a [Container],
-    pub(crate) health: &'a BTreeMap<String, Health>,
-    pub(crate) stage: &'a Stage,
+    pub pod: &'a Pod,
+    pub containers: &'a [Container],
+    pub health: &'a BTreeMap<String, Health>,
+    pub stage: &'a Stage,
     /// Why a container is not there (yet, or again): name → reason and message.
-    pub(crate) waiting: &'a BTreeMap<String, (String, String)>,
+    pub waiting: &'a BTreeMap<String, (String, String)>,
     /// Termination messages by container id.
-    pub(crate) messages: &'a BTreeMap<String, String>,
+    pub messages: &'a BTreeMap<String, String>,
     /// Ids of containers whose postStart hook has not succeeded yet.
-    pub(crate) hooking: &'a BTreeSet<String>,
+    pub hooking: &'a BTreeSet<String>,
     /// Address of the pod when its sandbox runs.
-    pub(crate) pod_ip: Option<IpAddr>,
-    pub(crate) host_ip: Option<IpAddr>,
-    pub(crate) now: Timestamp,
+    pub pod_ip: Option<IpAddr>,
+    pub host_ip: Option<IpAddr>,
+    pub now: Timestamp,
 }
 
-pub(crate) fn compute(facts: &Facts<'_>) -> PodStatus {
+pub fn compute(facts: &Facts<'_>) -> PodStatus {
     let old = facts.pod.status.clone().unwrap_or_default();
     let Some(spec) = &facts.pod.spec else { return old };
     let mut status = old.clone();
@@ -98,7 +99,7 @@ pub(crate) fn compute(facts: &Facts<'_>) -> PodStatus {
 }
 
 /// An ephemeral container in a regular one's clothes: the fields they share.
-pub(crate) fn ephemeral_as_container(ephemeral: &k8s_openapi::api::core::v1::EphemeralContainer) -> Spec {
+pub fn ephemeral_as_container(ephemeral: &k8s_openapi::api::core::v1::EphemeralContainer) -> Spec {
     let e = ephemeral.clone();
     Spec {
         name: e.name,
@@ -204,7 +205,7 @@ fn container_status(
     status
 }
 
-pub(crate) fn container_id(id: &str) -> String {
+pub fn container_id(id: &str) -> String {
     format!("docker://{id}")
 }
 
@@ -409,7 +410,7 @@ fn readiness(facts: &Facts<'_>, spec: &PodSpec, conditions: &[PodCondition]) -> 
 }
 
 /// Words for the event when a container is killed.
-pub(crate) fn kill_message(container: &str, why: &KillReason) -> String {
+pub fn kill_message(container: &str, why: &KillReason) -> String {
     match why {
         KillReason::Terminating | KillReason::SandboxGone => format!("Stopping container {container}"),
         KillReason::Changed => format!("Container {container} definition changed, will be restarted"),
@@ -422,7 +423,7 @@ pub(crate) fn kill_message(container: &str, why: &KillReason) -> String {
 
 /// A strategic merge patch of the status that turns `old` into `new`, tied to the pod's uid; `None` when they are equal.
 /// Conditions merge by type, so those of others are left alone.
-pub(crate) fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<serde_json::Value> {
+pub fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<serde_json::Value> {
     use serde_json::{Map, Value, json};
     let object = |status: &PodStatus| match serde_json::to_value(status) {
         Ok(Value::Object(map)) => map,
@@ -453,7 +454,15 @@ pub(crate) fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<serde
     for key in old.keys().filter(|key| !new.contains_key(*key)) {
         changes.insert(key.clone(), Value::Null);
     }
-    (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+    (!changes.is_empty()).then(|| match only_of(uid) {
+        Some(uid) => json!({"metadata": {"uid": uid}, "status": changes}),
+        None => json!({"status": changes}),
+    })
+}
+
+/// The uid that a status is written with: the API server refuses it for another pod of the name.
+pub fn only_of(uid: &str) -> Option<&str> {
+    Guard::StatusUid.holds().then_some(uid)
 }
 
 /// The conditions that differ, with explicit nulls for fields they have lost.

@@ -11,7 +11,11 @@ mod resolve;
 
 pub(crate) use disk::{materialize, tear_down};
 pub(crate) use mounts::mounts;
-pub(crate) use resolve::{Claims, Sources, TokenRequest, Tokens, claim_names, resolve, token_requests};
+#[cfg(feature = "testing")]
+pub use resolve::bound_volume;
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
+pub use resolve::{Claims, claim_names};
+pub(crate) use resolve::{Sources, TokenRequest, Tokens, resolve, token_requests};
 
 use std::{
     collections::BTreeMap,

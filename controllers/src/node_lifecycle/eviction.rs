@@ -2,6 +2,7 @@
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-based-evictions>
 
 use crate::scheduler::affinity::{tolerates, tolerations};
+use client::Guard;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Taint};
 
@@ -20,7 +21,7 @@ pub fn decide(pod: &Pod, taints: &[Taint], since: impl Fn(&Taint) -> Timestamp) 
     for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
         let since = since(taint).max(made);
         let mut matching = tolerations(pod).iter().filter(|t| tolerates(t, taint)).peekable();
-        let until = if matching.peek().is_none() {
+        let until = if matching.peek().is_none() || !Guard::Toleration.holds() {
             Some(since)
         } else {
             let shortest = matching.filter_map(|t| t.toleration_seconds).min();

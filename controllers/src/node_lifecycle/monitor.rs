@@ -7,6 +7,7 @@
 //! that was stopped): then nobody is evicted, and when the first node comes back all get a grace period anew.
 
 use api::conditions;
+use client::Guard;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{Node, NodeCondition, Taint},
@@ -131,7 +132,8 @@ impl Monitor {
         // A little late rather than a little early, which would only mean another run.
         let next = next.map(|left| Duration::try_from(left).unwrap_or_default() + Duration::from_millis(100));
         self.planned = next.and_then(|next| now.checked_add(next).ok());
-        Verdict { silent, hold_evictions: all_silent || none_ready, next }
+        let hold_evictions = (all_silent || none_ready) && Guard::AllSilent.holds();
+        Verdict { silent, hold_evictions, next }
     }
 
     fn start_anew(&mut self, now: Timestamp) {

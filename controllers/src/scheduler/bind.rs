@@ -5,12 +5,9 @@ use crate::{
     error::{Result, api_message, is_not_found},
 };
 use api::conditions;
-use client::Recorder;
+use client::{Api, Recorder};
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, PersistentVolumeClaim, Pod, PodCondition};
-use kube::{
-    Api,
-    api::{Patch, PatchParams, PostParams},
-};
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use std::sync::Arc;
 

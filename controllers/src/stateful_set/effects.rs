@@ -13,6 +13,7 @@ use crate::{
     },
 };
 use api::owner;
+use client::Guard;
 use futures::future::join_all;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, StatefulSet},
@@ -54,6 +55,7 @@ impl StatefulSets {
         match step {
             Step::CreateClaim { claim, pod } => self.create_claim(set, claim, pod).await,
             Step::CreatePod(pod) => {
+                self.check_claims(set, pod).await?;
                 let result = self.ctx.api::<Pod>(ns).create(&PostParams::default(), pod).await;
                 if let Err(error) = &result
                     && (is_already_exists(error) || is_namespace_terminating(error))
@@ -95,6 +97,25 @@ impl StatefulSets {
                 Err(Error::NotYet(format!("pod {pod}: {why}")))
             }
         }
+    }
+
+    /// The pod's claims are here to stay, the API server says. Our cache may not show yet that we ourselves gave one to
+    /// the earlier pod of this name, with which it goes.
+    async fn check_claims(&self, set: &StatefulSet, pod: &Pod) -> Result<()> {
+        let api = self.ctx.api::<PersistentVolumeClaim>(namespace(&set.metadata));
+        let ordinal = identity::ordinal_of(set, pod).unwrap_or_default();
+        for claim in identity::claim_names(set, ordinal) {
+            let Some(claim) = api.get_opt(&claim).await? else { continue };
+            let pod = name(&pod.metadata);
+            let goes = claim.metadata.deletion_timestamp.is_some() || identity::is_stale(set, &claim, pod);
+            if goes && Guard::ClaimStays.holds() {
+                return Err(Error::NotYet(format!(
+                    "pod {pod}: pvc {} is being deleted",
+                    name(&claim.metadata)
+                )));
+            }
+        }
+        Ok(())
     }
 
     async fn create_claim(&self, set: &StatefulSet, claim: &PersistentVolumeClaim, pod: &str) -> Result<()> {

@@ -23,6 +23,7 @@
 use super::{identity, revisions, revisions::Resolved, status};
 use crate::context::{name, namespace, uid};
 use api::{owner, pod, selector::Selector};
+use client::Guard;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
@@ -312,7 +313,10 @@ impl<'a> Planner<'a> {
     fn create(&self, ordinal: i32) -> Vec<Step> {
         let pod_name = identity::pod_name(self.set, ordinal);
         let names = identity::claim_names(self.set, ordinal);
-        let existing = || names.iter().filter_map(|n| self.claims.get(n.as_str()));
+        let existing = || {
+            let names = names.iter().filter(|_| Guard::ClaimStays.holds());
+            names.filter_map(|n| self.claims.get(n.as_str()))
+        };
         if existing().any(|c| identity::is_stale(self.set, c, &pod_name)) {
             // It goes with the earlier pod of this name; its deletion starts the next run.
             return Vec::new();
@@ -365,7 +369,7 @@ impl<'a> Planner<'a> {
             // Someone deleted a claim of a pod that is not running yet.
             steps.extend(self.missing_claims(ordinal, pod_name));
         }
-        if !self.parallel && !self.healthy(pod) {
+        if !self.parallel && !self.healthy(pod) && Guard::PredecessorReady.holds() {
             if !pod::is_terminating(pod) && !status::is_running_and_ready(pod) {
                 let broken = self.outdated().into_iter().find(|p| !status::is_running_and_ready(p));
                 steps.extend(broken.map(|p| Step::DeletePod { pod: Arc::clone(p), why: Why::Outdated }));
@@ -424,7 +428,7 @@ impl<'a> Planner<'a> {
         // The wanted replicas are all healthy here.
         if let [(_, highest), below @ ..] = surplus.as_slice()
             && !pod::is_terminating(highest)
-            && below.iter().all(|(_, p)| self.healthy(p))
+            && (below.iter().all(|(_, p)| self.healthy(p)) || !Guard::ScaleDownHealthy.holds())
         {
             self.delete(highest, Why::ScaledDown);
         }

@@ -1,39 +1,62 @@
 //! The directory of one provisioned volume: made, and removed, only directly below the volumes directory.
 
 use crate::error::{Error, Result};
+use async_trait::async_trait;
 use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-pub(super) struct Directory {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
     root: PathBuf,
     path: PathBuf,
 }
 
+/// What makes and removes directories.
+#[async_trait]
+pub trait Disk: Send + Sync {
+    async fn make(&self, directory: &Directory) -> Result<()>;
+    async fn remove(&self, directory: &Directory) -> Result<()>;
+}
+
+/// The machine's own.
+#[derive(Debug, Clone, Copy)]
+pub struct Filesystem;
+
+#[async_trait]
+impl Disk for Filesystem {
+    async fn make(&self, directory: &Directory) -> Result<()> {
+        directory.make().await
+    }
+    async fn remove(&self, directory: &Directory) -> Result<()> {
+        directory.remove().await
+    }
+}
+
 impl Directory {
     /// `name` is a volume's name; anything that could lead elsewhere is refused.
-    pub(super) fn of(root: &Path, name: &str) -> Result<Self> {
+    pub fn of(root: &Path, name: &str) -> Result<Self> {
         if !api::names::dns_subdomain(name).is_empty() || name.contains("..") {
             return Err(Error::Object(format!("volume name {name:?} is not usable as a directory")));
         }
         Ok(Self { root: root.to_owned(), path: root.join(name) })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Makes it with mode 0777, whatever the umask: pods run as any user (peers.md §2, row 8).
-    pub(super) async fn make(&self) -> Result<()> {
+    async fn make(&self) -> Result<()> {
         tokio::fs::create_dir_all(&self.path).await?;
         tokio::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o777)).await?;
         Ok(())
     }
 
     /// Removes it with all it holds. A link in its place is removed itself, never followed.
-    pub(super) async fn remove(&self) -> Result<()> {
+    async fn remove(&self) -> Result<()> {
         let parent = match tokio::fs::canonicalize(&self.root).await {
             Ok(parent) => parent,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -9,6 +9,7 @@ use crate::{
     runtime::{self, Container, Error},
     status,
 };
+use client::Guard;
 use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Probe};
@@ -393,14 +394,20 @@ impl Worker {
 async fn delete(client: kube::Client, pod: &Pod, uid: &str) -> kube::Result<()> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let params = DeleteParams {
-        grace_period_seconds: Some(0),
-        preconditions: Some(kube::api::Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
-        ..DeleteParams::default()
-    };
-    match Api::<Pod>::namespaced(client, namespace).delete(name, &params).await {
+    match Api::<Pod>::namespaced(client, namespace).delete(name, &last_word(uid)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// How a kubelet deletes the object of the pod with this uid, whose containers are dead.
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
+pub fn last_word(uid: &str) -> DeleteParams {
+    let only_it = kube::api::Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Guard::DeleteUid.holds().then_some(only_it),
+        ..DeleteParams::default()
     }
 }

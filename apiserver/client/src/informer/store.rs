@@ -1,5 +1,8 @@
 //! The objects of one kind in memory, with indexes, and those who want to hear of changes.
 
+#[cfg(feature = "testing")]
+mod feed;
+
 use super::{Cached, Change, follow::Sink};
 use crate::lock;
 use std::{

@@ -1,0 +1,599 @@
+//! One schedule: a set of a few pods, three nodes, five processes, people and bad luck, all by one seed.
+
+use super::{
+    node::{BAD, BEAT, Kubelet, MAIN, Machine},
+    oracle::{GRACE, SET, TOLERATION, uid},
+    process::{Process, Shared, lock},
+    server::{Actor, NS, Promise, Server, Typed},
+};
+use controllers::{
+    node_lifecycle::monitor,
+    stateful_set::{identity, status},
+    volumes::binding,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Taint},
+        storage::v1::StorageClass,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::api::{DeleteParams, Preconditions};
+use serde_json::{Value, json};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::{Arc, Mutex},
+};
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+const PROCESSES: [Actor; 5] =
+    [Actor::StatefulSets, Actor::Scheduler, Actor::Nodes, Actor::PodGarbage, Actor::Volumes];
+/// Volumes made by people, for schedules without a provisioner.
+const STATIC_VOLUMES: usize = 12;
+/// Steps until the faults end. One is a request, an event, an operation, or a burst of them.
+const STEPS: usize = 160;
+/// In so many rounds of quiet, each some seconds apart, it must have come to rest.
+const ROUNDS: usize = 120;
+/// Most steps of one process or kubelet in a round or burst: more means that it spins.
+const BURST: usize = 400;
+
+pub(crate) struct World {
+    rng: fastrand::Rng,
+    server: Shared,
+    client: kube::Client,
+    processes: Vec<Process>,
+    nodes: Vec<Kubelet>,
+}
+
+/// What a schedule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Story {
+    /// Volumes are people's, not a provisioner's.
+    static_volumes: bool,
+    wait_for_consumer: bool,
+    ordered: bool,
+    delete_when_scaled: bool,
+    min_ready_seconds: i32,
+    start: i32,
+    replicas: i32,
+}
+
+impl Story {
+    fn of(rng: &mut fastrand::Rng) -> Self {
+        let static_volumes = rng.u8(..4) == 0;
+        Self {
+            static_volumes,
+            wait_for_consumer: !static_volumes && rng.u8(..3) == 0,
+            ordered: rng.u8(..4) > 0,
+            delete_when_scaled: rng.u8(..3) == 0,
+            min_ready_seconds: if rng.u8(..6) == 0 { 5 } else { 0 },
+            start: if rng.u8(..6) == 0 { 2 } else { 0 },
+            replicas: rng.i32(1..5),
+        }
+    }
+}
+
+/// A world at rest, to begin with.
+struct Rest {
+    server: Shared,
+    machines: Vec<Machine>,
+}
+
+thread_local! {
+    /// Worlds at rest by their story: the same whoever asks first.
+    static AT_REST: RefCell<BTreeMap<Story, Rc<Rest>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+impl World {
+    fn new(rng: fastrand::Rng, server: Server, machines: Vec<Machine>, client: &kube::Client) -> Self {
+        let server = Arc::new(Mutex::new(server));
+        let nodes =
+            NODES.iter().zip(machines).map(|(node, machine)| Kubelet::new(node, &server, machine)).collect();
+        let processes = PROCESSES.iter().map(|actor| Process::start(*actor, &server, client)).collect();
+        Self { rng, server, client: client.clone(), processes, nodes }
+    }
+
+    fn empty(story: Story, mut rng: fastrand::Rng, broken: Option<Promise>, client: &kube::Client) -> Self {
+        let mut server = Server::new(Timestamp::from_second(1_800_000_000).unwrap(), rng.fork(), broken);
+        populate(&mut server, story);
+        let mut world = Self::new(rng, server, vec![Machine::default(); NODES.len()], client);
+        world.nodes.iter_mut().for_each(Kubelet::beat);
+        world
+    }
+
+    /// The world of a seed, at its beginning.
+    pub(crate) fn of_seed(
+        seed: u64,
+        broken: Option<Promise>,
+        client: &kube::Client,
+        listen: bool,
+    ) -> Result<Self, String> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let story = Story::of(&mut rng);
+        let world = if rng.u8(..4) == 0 {
+            Self::empty(story, rng, broken, client)
+        } else {
+            let rest = Self::at_rest_of(story, broken, client)?;
+            let rest_of = lock(&rest.server);
+            let mut server = Server::new(rest_of.now, rng.fork(), broken);
+            server.resume(&rest_of);
+            Self::new(rng, server, rest.machines.clone(), client)
+        };
+        lock(&world.server).oracle.history = listen.then(Vec::new);
+        world.say(|| format!("{story:?}"));
+        Ok(world)
+    }
+
+    fn at_rest_of(story: Story, broken: Option<Promise>, client: &kube::Client) -> Result<Rc<Rest>, String> {
+        if let Some(rest) = AT_REST.with_borrow(|all| all.get(&story).cloned()) {
+            return Ok(rest);
+        }
+        let mut world = Self::empty(story, fastrand::Rng::with_seed(0), broken, client);
+        lock(&world.server).faults = false;
+        world.settle(ROUNDS)?;
+        let machines = world.nodes.iter_mut().map(|n| std::mem::take(&mut n.machine)).collect();
+        let rest = Rc::new(Rest { server: world.server.clone(), machines });
+        AT_REST.with_borrow_mut(|all| all.insert(story, rest.clone()));
+        Ok(rest)
+    }
+
+    fn failed(&self) -> Result<(), String> {
+        lock(&self.server).oracle.violation.clone().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn history(&self) -> Vec<String> {
+        lock(&self.server).oracle.history.clone().unwrap_or_default()
+    }
+
+    pub(crate) fn run(&mut self) -> Result<(), String> {
+        for _ in 0..STEPS {
+            self.step();
+            self.failed()?;
+        }
+        self.heal();
+        self.settle(ROUNDS)?;
+        self.at_rest()
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        lock(&self.server).say(what);
+    }
+
+    // Steps.
+
+    fn step(&mut self) {
+        match self.rng.u8(..100) {
+            0..30 => self.some_kubelet(),
+            30..58 => self.some_process(),
+            58..72 => {
+                let at = self.rng.usize(..self.processes.len());
+                self.processes[at].watch_any(&mut self.rng);
+            }
+            72..78 => {
+                let seconds = self.rng.i64(1..=25);
+                self.advance(SignedDuration::from_secs(seconds));
+            }
+            78..86 => {
+                let at = self.rng.usize(..self.nodes.len());
+                match self.rng.u8(..8) {
+                    0 => self.nodes[at].fail(&mut self.rng),
+                    1 => self.nodes[at].flip(&mut self.rng, false),
+                    _ => self.nodes[at].flip(&mut self.rng, true),
+                }
+            }
+            86..93 => self.person(),
+            _ => self.trouble(),
+        }
+    }
+
+    fn some_kubelet(&mut self) {
+        let at = self.rng.usize(..self.nodes.len());
+        let node = &mut self.nodes[at];
+        if self.rng.bool() {
+            let stale = if self.rng.u8(..3) == 0 { self.rng.usize(..12) } else { 0 };
+            node.watch(1 << self.rng.u8(..7), stale);
+        }
+        let most = if self.rng.bool() { 1 } else { self.rng.usize(1..30) };
+        for _ in 0..most {
+            if !node.step(&mut self.rng) {
+                break;
+            }
+        }
+    }
+
+    fn some_process(&mut self) {
+        let at = match self.rng.u8(..10) {
+            0..4 => 0,
+            other => usize::from(other) % self.processes.len(),
+        };
+        let process = &mut self.processes[at];
+        if self.rng.bool() {
+            process.catch_up();
+        }
+        let most = if self.rng.u8(..3) > 0 { self.rng.usize(1..40) } else { 1 };
+        for _ in 0..most {
+            if !process.step(&mut self.rng) {
+                break;
+            }
+        }
+    }
+
+    /// Time passes, and kubelets beat in it.
+    fn advance(&mut self, by: SignedDuration) {
+        let mut left = by;
+        while left > SignedDuration::ZERO {
+            let part = left.min(BEAT);
+            left -= part;
+            lock(&self.server).now += part;
+            self.nodes.iter_mut().for_each(Kubelet::beat);
+            self.processes.iter_mut().for_each(Process::hear);
+        }
+    }
+
+    /// Long enough for a silent node to be given up, with everybody else at work.
+    fn long_wait(&mut self) {
+        self.say(|| "a long wait".into());
+        for _ in 0..(GRACE + TOLERATION + 40) / 10 {
+            self.advance(BEAT);
+            for process in self.processes.iter_mut().filter(|p| matches!(p.actor, Actor::Nodes)) {
+                process.catch_up();
+                for _ in 0..BURST {
+                    if !process.step(&mut self.rng) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn person(&mut self) {
+        let mut server = lock(&self.server);
+        let pods: Vec<Arc<Pod>> = server.all::<Pod>().cloned().collect();
+        let pod = self.rng.choice(&pods);
+        let roll = self.rng.u8(..100);
+        let by_uid = |pod: &Pod, grace: Option<u32>| DeleteParams {
+            grace_period_seconds: grace,
+            preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match (roll, pod) {
+            (0..30, _) => {
+                let replicas = self.rng.i32(0..5);
+                server.say(|| format!("person: scale to {replicas}"));
+                server.change::<StatefulSet>(SET, |set| {
+                    set.spec.get_or_insert_default().replicas = Some(replicas);
+                    *set.metadata.generation.get_or_insert(0) += 1;
+                });
+                let deletes = identity::retention(server.get::<StatefulSet>(SET).unwrap()).delete_when_scaled;
+                if deletes {
+                    let end = identity::start(server.get::<StatefulSet>(SET).unwrap()) + replicas;
+                    let let_go: Vec<String> = server
+                        .all::<PersistentVolumeClaim>()
+                        .filter(|c| c.metadata.name.as_deref().and_then(api::pod::ordinal) >= Some(end))
+                        .filter_map(|c| c.metadata.uid.clone())
+                        .collect();
+                    server.oracle.scaled_claims.extend(let_go);
+                }
+            }
+            (30..48, _) => {
+                let image = self.rng.choice(["v0", "v1", "v2", BAD]).unwrap();
+                server.say(|| format!("person: update to {image}"));
+                update(&mut server, image);
+            }
+            (48..68, Some(pod)) => {
+                let grace = self.rng.choice([None, None, Some(1)]).unwrap();
+                server.say(|| format!("person: delete {}", uid(pod)));
+                let _ = server.delete("Pod", super::oracle::name(pod), &by_uid(pod, grace));
+            }
+            (68..80, Some(pod)) => {
+                server.say(|| format!("person: delete {} --force", uid(pod)));
+                server.oracle.released.insert(uid(pod).to_owned());
+                let _ = server.delete("Pod", super::oracle::name(pod), &by_uid(pod, Some(0)));
+            }
+            (80..85, _) => {
+                let claims: Vec<ObjectMeta> =
+                    server.all::<PersistentVolumeClaim>().map(|c| c.metadata.clone()).collect();
+                if let Some(ObjectMeta { name: Some(name), uid: Some(uid), .. }) = self.rng.choice(&claims) {
+                    server.say(|| format!("person: delete claim {name}"));
+                    server.oracle.deleted_claims.insert(uid.clone());
+                    let _ = server.delete("PersistentVolumeClaim", name, &DeleteParams::default());
+                }
+            }
+            (85..93, _) => {
+                let gone: Vec<&Kubelet> = self.nodes.iter().filter(|n| !n.up || !n.linked).collect();
+                if let Some(node) = self.rng.choice(gone) {
+                    server.say(|| format!("person: delete node {}", node.node));
+                    server.oracle.given_up.insert(node.node.clone());
+                    let _ = server.delete("Node", &node.node, &DeleteParams::default());
+                }
+            }
+            (93.., _) => {
+                let gone: Vec<&Kubelet> = self.nodes.iter().filter(|n| !n.up || !n.linked).collect();
+                if let Some(node) = self.rng.choice(gone) {
+                    server.say(|| format!("person: {} is out of service", node.node));
+                    server.oracle.given_up.insert(node.node.clone());
+                    server.change::<Node>(&node.node, |node| {
+                        let taints = node.spec.get_or_insert_default().taints.get_or_insert_default();
+                        taints.retain(|t| t.key != monitor::OUT_OF_SERVICE);
+                        taints.push(Taint {
+                            key: monitor::OUT_OF_SERVICE.into(),
+                            effect: "NoExecute".into(),
+                            ..Taint::default()
+                        });
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn trouble(&mut self) {
+        let (at, process) = (self.rng.usize(..self.nodes.len()), self.rng.usize(..self.processes.len()));
+        let name = self.nodes[at].node.clone();
+        match self.rng.u8(..20) {
+            0..4 => self.crash(process),
+            4..6 => self.processes[process].repeat(&mut self.rng),
+            6..8 => {
+                self.say(|| format!("{name}: cut off"));
+                self.nodes[at].linked = false;
+            }
+            8..10 => self.link(at),
+            10..12 => {
+                self.say(|| format!("{name}: kubelet ends"));
+                self.nodes[at].crash(&mut self.rng);
+            }
+            12..14 => self.up(at),
+            14 => {
+                self.say(|| format!("{name}: loses power"));
+                self.nodes[at].kill(&mut self.rng);
+            }
+            15 => self.nodes[at].repeat(&mut self.rng),
+            16 => self.nodes[at].relist(),
+            17 => self.long_wait(),
+            _ => lock(&self.server).deliver_late(),
+        }
+        self.collect_garbage();
+    }
+
+    fn crash(&mut self, at: usize) {
+        let actor = self.processes[at].actor;
+        self.say(|| format!("{actor:?} crashes"));
+        let fresh = Process::start(actor, &self.server, &self.client);
+        drop(std::mem::replace(&mut self.processes[at], fresh));
+        lock(&self.server).crashed(actor);
+    }
+
+    fn up(&mut self, at: usize) {
+        if !self.nodes[at].up {
+            let name = self.nodes[at].node.clone();
+            self.say(|| format!("{name}: kubelet starts"));
+            self.back_in_service(at);
+            self.nodes[at].start();
+        }
+    }
+
+    fn link(&mut self, at: usize) {
+        if !self.nodes[at].linked {
+            let name = self.nodes[at].node.clone();
+            self.say(|| format!("{name}: linked again"));
+            self.back_in_service(at);
+            // A node that was stopped comes back with a kubelet that starts.
+            self.nodes[at].crash(&mut self.rng);
+            self.nodes[at].linked = true;
+            self.nodes[at].start();
+        }
+    }
+
+    /// A person takes the out-of-service taint away before the node comes back.
+    fn back_in_service(&mut self, at: usize) {
+        let mut server = lock(&self.server);
+        let name = &self.nodes[at].node;
+        let tainted = server.get::<Node>(name).is_some();
+        if tainted {
+            server.oracle.given_up.remove(name);
+            server.change::<Node>(name, |node| {
+                if let Some(taints) = &mut node.spec.get_or_insert_default().taints {
+                    taints.retain(|t| t.key != monitor::OUT_OF_SERVICE);
+                }
+            });
+        }
+    }
+
+    /// Claims whose owners are gone go.
+    fn collect_garbage(&mut self) {
+        let mut server = lock(&self.server);
+        let there: BTreeSet<String> = server.objects.values().filter_map(|o| o.meta().uid.clone()).collect();
+        let orphans: Vec<String> = server
+            .all::<PersistentVolumeClaim>()
+            .filter(|c| {
+                let owners = c.metadata.owner_references.as_deref().unwrap_or_default();
+                !owners.is_empty() && owners.iter().all(|o| !there.contains(&o.uid))
+            })
+            .filter_map(|c| c.metadata.name.clone())
+            .collect();
+        for claim in orphans {
+            server.say(|| format!("garbage: {claim}"));
+            let _ = server.delete("PersistentVolumeClaim", &claim, &DeleteParams::default());
+        }
+    }
+
+    // The end.
+
+    fn heal(&mut self) {
+        self.say(|| "all is well from here".into());
+        lock(&self.server).faults = false;
+        lock(&self.server).forget_late();
+        for at in 0..self.nodes.len() {
+            self.link(at);
+            self.up(at);
+        }
+        update(&mut lock(&self.server), "v9");
+        let missing: Vec<usize> = (0..self.nodes.len())
+            .filter(|at| lock(&self.server).get::<Node>(&self.nodes[*at].node).is_none())
+            .collect();
+        for at in missing {
+            self.nodes[at].crash(&mut self.rng);
+            self.nodes[at].start();
+        }
+    }
+
+    /// Everybody does their work until nobody has any.
+    fn settle(&mut self, rounds: usize) -> Result<(), String> {
+        let mut quiet = 0;
+        for _ in 0..rounds {
+            let before = lock(&self.server).revision();
+            let mut worked = false;
+            let wanted = wanted(lock(&self.server).get::<StatefulSet>(SET).unwrap());
+            for node in &mut self.nodes {
+                worked |= node.all_ready(&wanted);
+                node.watch(usize::MAX, 0);
+                for n in 0.. {
+                    if !node.step(&mut self.rng) {
+                        break;
+                    }
+                    worked = true;
+                    if n > BURST {
+                        return Err(format!("the kubelet of {} spins", node.node));
+                    }
+                }
+                node.relist();
+            }
+            for process in &mut self.processes {
+                process.catch_up();
+                for n in 0.. {
+                    if !process.step(&mut self.rng) {
+                        break;
+                    }
+                    process.catch_up();
+                    if n > BURST {
+                        return Err(format!("{:?} spins", process.actor));
+                    }
+                }
+            }
+            self.collect_garbage();
+            self.failed()?;
+            let beats = self.advance_to_rest();
+            let silent = lock(&self.server).revision() == before + beats;
+            quiet = if silent && !worked { quiet + 1 } else { 0 };
+            // The node controller always wants to look again; others want something.
+            let wants = |p: &Process| p.actor != Actor::Nodes && p.due().is_some();
+            if quiet > 1 && !self.processes.iter().any(wants) || quiet > 9 {
+                return Ok(());
+            }
+        }
+        Err(format!("no rest after {rounds} rounds"))
+    }
+
+    /// Lets some time pass; gives how many events that alone makes.
+    fn advance_to_rest(&mut self) -> u64 {
+        let before = lock(&self.server).revision();
+        self.advance(SignedDuration::from_secs(5));
+        lock(&self.server).revision() - before
+    }
+
+    /// It is as the set wants it.
+    fn at_rest(&self) -> Result<(), String> {
+        let server = lock(&self.server);
+        let set = server.get::<StatefulSet>(SET).unwrap();
+        let spec = set.spec.as_ref().unwrap();
+        let wanted = wanted(set);
+        let there: BTreeSet<String> =
+            server.all::<Pod>().map(|p| super::oracle::name(p).to_owned()).collect();
+        if wanted != there {
+            return Err(format!("came to rest with {there:?} instead of {wanted:?}"));
+        }
+        let late = server.all::<Pod>().find(|p| {
+            let image = p.spec.as_ref().unwrap().containers[0].image.as_deref();
+            !status::is_healthy(p, 0, server.now) || image != Some("v9")
+        });
+        if let Some(pod) = late {
+            return Err(format!(
+                "{} is not healthy or not updated at rest: {:?}",
+                super::oracle::name(pod),
+                pod.status.as_ref().map(|s| (&s.phase, &s.conditions))
+            ));
+        }
+        let counted = set.status.as_ref().map_or(0, |s| s.ready_replicas.unwrap_or(0));
+        if counted != spec.replicas.unwrap() {
+            return Err(format!("the status counts {counted} ready replicas at rest"));
+        }
+        drop(server);
+        self.nodes.iter().find_map(Kubelet::leftovers).map_or(Ok(()), Err)
+    }
+}
+
+/// Names of the pods that the set wants.
+fn wanted(set: &StatefulSet) -> BTreeSet<String> {
+    let (start, replicas) = (identity::start(set), set.spec.as_ref().unwrap().replicas.unwrap());
+    (start..start + replicas).map(|o| identity::pod_name(set, o)).collect()
+}
+
+fn update(server: &mut Server, image: &str) {
+    server.change::<StatefulSet>(SET, |set| {
+        let spec = set.spec.get_or_insert_default();
+        spec.template.spec.get_or_insert_default().containers[0].image = Some(image.to_owned());
+        *set.metadata.generation.get_or_insert(0) += 1;
+    });
+}
+
+fn typed<K: serde::de::DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).unwrap()
+}
+
+fn populate(server: &mut Server, story: Story) {
+    let namespace = Namespace {
+        metadata: ObjectMeta { name: Some(NS.into()), ..ObjectMeta::default() },
+        ..Namespace::default()
+    };
+    let _ = server.create(namespace.wrap());
+    let class: StorageClass = typed(json!({
+        "metadata": {"name": "standard"},
+        "provisioner": if story.static_volumes { "kubernetes.io/no-provisioner" } else { binding::PROVISIONER },
+        "volumeBindingMode": if story.wait_for_consumer { "WaitForFirstConsumer" } else { "Immediate" },
+        "reclaimPolicy": "Delete",
+    }));
+    let _ = server.create(class.wrap());
+    if story.static_volumes {
+        for n in 0..STATIC_VOLUMES {
+            let path = format!("/disks/{n}");
+            server.oracle.directories.insert(path.clone());
+            let volume: PersistentVolume = typed(json!({
+                "metadata": {"name": format!("disk-{n:02}")},
+                "spec": {"storageClassName": "standard", "accessModes": ["ReadWriteOnce"], "hostPath": {"path": path},
+                    "capacity": {"storage": "1Gi"}, "persistentVolumeReclaimPolicy": "Retain"},
+            }));
+            let _ = server.create(volume.wrap());
+        }
+    }
+    let retention = if story.delete_when_scaled { "Delete" } else { "Retain" };
+    let tolerate = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION});
+    let set: StatefulSet = typed(json!({
+        "metadata": {"name": SET},
+        "spec": {
+            "serviceName": SET,
+            "replicas": story.replicas,
+            "ordinals": {"start": story.start},
+            "podManagementPolicy": if story.ordered { "OrderedReady" } else { "Parallel" },
+            "minReadySeconds": story.min_ready_seconds,
+            "revisionHistoryLimit": 2,
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+            "persistentVolumeClaimRetentionPolicy": {"whenScaled": retention, "whenDeleted": "Retain"},
+            "selector": {"matchLabels": {"app": SET}},
+            "template": {
+                "metadata": {"labels": {"app": SET}},
+                "spec": {
+                    "terminationGracePeriodSeconds": 10,
+                    "containers": [{"name": MAIN, "image": "v0"}],
+                    "tolerations": [tolerate(monitor::NOT_READY), tolerate(monitor::UNREACHABLE)],
+                },
+            },
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"storageClassName": "standard",
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}],
+        },
+    }));
+    let _ = server.create(set.wrap());
+}
