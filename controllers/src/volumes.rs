@@ -113,7 +113,9 @@ impl Claims {
             claim_ref(v)
                 .is_some_and(|r| r.uid.is_some() && r.uid == claim.metadata.uid && binding::names(r, claim))
         });
-        if let Some(held) = held.filter(|_| Guard::ReserveAfresh.holds()) {
+        if let Some(held) =
+            held.filter(|v| Guard::ReserveAfresh.holds() || context::name(&v.metadata) == name)
+        {
             return Ok(Some(held.clone()));
         }
         let Some(mut volume) = seen.into_iter().find(|v| v.metadata.name.as_deref() == Some(name)) else {

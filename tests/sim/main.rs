@@ -32,7 +32,7 @@ use std::{
 };
 
 /// How many schedules one run tries where nobody says otherwise.
-const SCHEDULES: u64 = 2_000;
+const SCHEDULES: u64 = 500;
 /// In so many schedules a missing guard must be found.
 const SEARCH: u64 = 20_000;
 /// How much of the story is told when a schedule fails.
@@ -118,8 +118,9 @@ fn is_relied_on(promise: Promise) {
 }
 
 macro_rules! guards {
-    ($($test:ident: $guard:ident),* $(,)?) => {$(
+    ($($(#[$attribute:meta])* $test:ident: $guard:ident),* $(,)?) => {$(
         #[test]
+        $(#[$attribute])*
         fn $test() {
             is_needed(Guard::$guard);
         }
@@ -130,25 +131,34 @@ mod guards {
     use super::*;
     guards!(
         live_read: LiveRead,
-        as_seen: AsSeen,
         predecessor_ready: PredecessorReady,
         scale_down_healthy: ScaleDownHealthy,
         claim_stays: ClaimStays,
         toleration: Toleration,
         all_silent: AllSilent,
         graceful_eviction: GracefulEviction,
-        node_asked: NodeAsked,
-        garbage_uid: GarbageUid,
         dead_first: DeadFirst,
-        name_waits: NameWaits,
         return_first: ReturnFirst,
-        delete_uid: DeleteUid,
-        status_uid: StatusUid,
-        volume_names_claim: VolumeNamesClaim,
-        reserve_afresh: ReserveAfresh,
         reserve_as_seen: ReserveAsSeen,
-        reclaim_asked: ReclaimAsked,
         claim_held: ClaimHeld,
+        #[ignore = "a rare schedule: minutes"]
+        as_seen: AsSeen,
+        #[ignore = "a rare schedule: minutes"]
+        node_asked: NodeAsked,
+        #[ignore = "a rare schedule: minutes"]
+        garbage_uid: GarbageUid,
+        #[ignore = "a rare schedule: minutes"]
+        name_waits: NameWaits,
+        #[ignore = "a rare schedule: minutes"]
+        delete_uid: DeleteUid,
+        #[ignore = "a rare schedule: minutes"]
+        status_uid: StatusUid,
+        #[ignore = "a rare schedule: minutes"]
+        volume_names_claim: VolumeNamesClaim,
+        #[ignore = "a rare schedule: minutes"]
+        reserve_afresh: ReserveAfresh,
+        #[ignore = "a rare schedule: minutes"]
+        reclaim_asked: ReclaimAsked,
     );
 }
 
@@ -156,6 +166,7 @@ mod promises {
     use super::*;
 
     #[test]
+    #[ignore = "a rare schedule: minutes"]
     fn one_name() {
         is_relied_on(Promise::OneName);
     }
@@ -166,6 +177,7 @@ mod promises {
     }
 
     #[test]
+    #[ignore = "a rare schedule: minutes"]
     fn bound_once() {
         is_relied_on(Promise::BoundOnce);
     }

@@ -90,6 +90,10 @@ pub(crate) struct Kubelet {
     pub(crate) up: bool,
     /// It reaches the API server.
     pub(crate) linked: bool,
+    /// How often of four an operation has to wait.
+    pub(crate) slow: u8,
+    /// Containers end only when their time is up.
+    pub(crate) stubborn: bool,
     cursor: Option<usize>,
     pods: BTreeMap<String, Arc<Pod>>,
     workers: BTreeMap<String, Worker>,
@@ -113,6 +117,8 @@ impl Kubelet {
             machine,
             up: true,
             linked: true,
+            slow: 0,
+            stubborn: false,
             cursor: None,
             pods: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -147,8 +153,14 @@ impl Kubelet {
             }
         }
         let machine = std::mem::take(&mut self.machine);
-        let linked = self.linked;
-        *self = Self { up: false, linked, ..Self::new(&self.node.clone(), &self.server.clone(), machine) };
+        let (linked, slow, stubborn) = (self.linked, self.slow, self.stubborn);
+        *self = Self {
+            up: false,
+            linked,
+            slow,
+            stubborn,
+            ..Self::new(&self.node.clone(), &self.server.clone(), machine)
+        };
     }
 
     pub(crate) fn start(&mut self) {
@@ -204,6 +216,11 @@ impl Kubelet {
         if let Some(cursor) = &mut self.cursor {
             *cursor = cursor.saturating_sub(rng.usize(..8));
         }
+    }
+
+    /// Whether it has something to tell the API server.
+    pub(crate) fn is_speaking(&self) -> bool {
+        self.workers.values().any(|w| w.running.iter().any(|op| matches!(op, Op::Delete | Op::Publish)))
     }
 
     // As the agent: which pods have workers.
@@ -354,6 +371,7 @@ impl Kubelet {
         // Operations take their time: whatever else happens, happens between.
         let mut ops: Vec<Op> = worker.running.iter().cloned().collect();
         rng.shuffle(&mut ops);
+        ops.retain(|_| rng.u8(..4) >= self.slow);
         let think_first = rng.u8(..4) == 0;
         (think_first && self.turn(uid)) || ops.iter().any(|op| self.complete(uid, op)) || self.turn(uid)
     }
@@ -436,6 +454,9 @@ impl Kubelet {
         let health = self.machine.health(&containers);
         let Some(worker) = self.workers.get_mut(uid) else { return false };
         if matches!(op, Op::Volumes | Op::Publish | Op::Delete) && !self.linked {
+            return false;
+        }
+        if matches!(op, Op::Kill { deadline, .. } if self.stubborn && now < *deadline) {
             return false;
         }
         worker.running.remove(op);

@@ -14,7 +14,7 @@ use controllers::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Node, PersistentVolumeClaim, Pod},
+    core::v1::{Node, PersistentVolumeClaim, Pod, Taint},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,11 +32,14 @@ pub(crate) struct Live {
     pub(crate) path: Option<String>,
 }
 
+/// Pods by name.
+type Pods = BTreeMap<String, Arc<Pod>>;
+
 /// What a controller's current run has looked at.
 #[derive(Default)]
 struct Run {
     set: Option<Arc<StatefulSet>>,
-    pods: Option<BTreeMap<String, Arc<Pod>>>,
+    pods: Option<Pods>,
 }
 
 #[derive(Default)]
@@ -61,6 +64,10 @@ pub(crate) struct Oracle {
     pub(crate) homes: BTreeMap<String, (String, String)>,
     /// Directories that exist.
     pub(crate) directories: BTreeSet<String>,
+    /// Since when nodes that count as lost have been keeping no pods, in whatever words.
+    lost: BTreeMap<String, Timestamp>,
+    /// When the first node came.
+    began: Option<Timestamp>,
     /// When each node last renewed its lease.
     pub(crate) beats: BTreeMap<String, Timestamp>,
 }
@@ -85,6 +92,8 @@ impl Oracle {
         self.homes.clone_from(&rest.homes);
         self.directories.clone_from(&rest.directories);
         self.beats.clone_from(&rest.beats);
+        self.lost.clone_from(&rest.lost);
+        self.began = rest.began;
     }
 
     pub(crate) fn violated(&mut self, what: String) {
@@ -117,6 +126,20 @@ impl Oracle {
             (Actor::StatefulSets, Verb::Delete(_), "Pod") => deletion(server, &call.name),
             (Actor::Nodes, Verb::Delete(_), "Pod") => eviction(server, &call.name),
             _ => None,
+        }
+    }
+
+    /// A node's object has a new state.
+    pub(crate) fn node_changed(&mut self, node: &Node, now: Timestamp) {
+        let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+        let name = node.metadata.name.clone().unwrap_or_default();
+        self.began.get_or_insert(now);
+        let since =
+            taints.iter().filter(|t| is_lost(t)).map(|t| t.time_added.as_ref().map_or(now, |t| t.0)).min();
+        if let Some(since) = since {
+            self.lost.entry(name).or_insert(since);
+        } else {
+            self.lost.remove(&name);
         }
     }
 
@@ -207,12 +230,12 @@ impl Oracle {
     }
 }
 
-fn all_pods(server: &Server) -> BTreeMap<String, Arc<Pod>> {
+fn all_pods(server: &Server) -> Pods {
     server.all::<Pod>().map(|p| (name(p).to_owned(), p.clone())).collect()
 }
 
 /// The set and the pods as the run saw them, or as they are.
-fn seen(server: &Server) -> Option<(Arc<StatefulSet>, BTreeMap<String, Arc<Pod>>)> {
+fn seen(server: &Server) -> Option<(Arc<StatefulSet>, Pods)> {
     let run = server.oracle.runs.get(&Actor::StatefulSets);
     let set = run.and_then(|r| r.set.clone()).or_else(|| server.get::<StatefulSet>(SET).cloned())?;
     let pods = run.and_then(|r| r.pods.clone()).unwrap_or_else(|| all_pods(server));
@@ -312,20 +335,32 @@ fn deletion(server: &Server, victim: &str) -> Option<String> {
     Some(format!("updated the healthy {ordinal} while {down} is not healthy"))
 }
 
+fn is_lost(taint: &Taint) -> bool {
+    taint.effect == "NoExecute" && [monitor::UNREACHABLE, monitor::NOT_READY].contains(&taint.key.as_str())
+}
+
 fn eviction(server: &Server, victim: &str) -> Option<String> {
     let pod = server.get::<Pod>(victim)?;
     if pod::is_terminating(pod) {
         return None;
     }
-    let node = server.get::<Node>(pod::node_name(pod)?)?;
+    let name = pod::node_name(pod)?;
+    let node = server.get::<Node>(name)?;
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
-    let added = match taints.iter().filter(|t| t.effect == "NoExecute").collect::<Vec<_>>().as_slice() {
-        [lost] if lost.key == monitor::UNREACHABLE => lost.time_added.as_ref()?.0,
-        // Others, which people add, the pod does not tolerate.
-        _ => return None,
-    };
+    if taints.iter().any(|t| t.effect == "NoExecute" && !is_lost(t)) {
+        // One that people add, and the pod does not tolerate.
+        return None;
+    }
+    let age = server.now.duration_since(node.metadata.creation_timestamp.as_ref()?.0);
+    if age < SignedDuration::from_secs(GRACE + TOLERATION)
+        && age < server.now.duration_since(server.oracle.began?)
+    {
+        // A person deleted the node, and it has registered anew: what is decided is still about the old one.
+        return None;
+    }
+    let added = *server.oracle.lost.get(name)?;
     if server.now.duration_since(added) < SignedDuration::from_secs(TOLERATION) {
-        return Some(format!("{victim} evicted before its toleration ran out"));
+        return Some(format!("{victim} evicted from {name} before its toleration ran out: {taints:?}"));
     }
     let silent = |beat: &Timestamp| added.duration_since(*beat) > SignedDuration::from_secs(GRACE + 5);
     if server

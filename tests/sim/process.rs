@@ -352,7 +352,7 @@ impl Process {
 
     pub(crate) fn watch_any(&mut self, rng: &mut fastrand::Rng) {
         let (feed, most) = (rng.usize(..self.feeds.len()), 1 << rng.u8(..6));
-        let stale = if rng.u8(..3) == 0 { rng.usize(..12) } else { 0 };
+        let stale = if rng.u8(..3) == 0 { rng.usize(..60) } else { 0 };
         self.watch(feed, most, stale);
     }
 

@@ -196,6 +196,9 @@ impl Server {
         let revision = self.revision() + 1;
         object.meta_mut().resource_version = Some(revision.to_string());
         let key = (object.kind(), object.meta().name.clone().unwrap_or_default());
+        if let Obj::Node(node) = &object {
+            self.oracle.node_changed(node, self.now);
+        }
         self.objects.insert(key, object.clone());
         self.log.push(Event { deleted: false, object: object.clone() });
         object
@@ -470,6 +473,12 @@ impl Server {
         let late = self.rng.bool() && self.faults;
         self.in_flight.retain(|f| f.actor != actor || late);
         self.in_flight.iter_mut().filter(|f| f.actor == actor).for_each(|f| f.ticket = 0);
+    }
+
+    /// Someone whose request is on its way.
+    pub(crate) fn busy(&mut self) -> Option<Actor> {
+        let busy: Vec<Actor> = self.in_flight.iter().filter(|f| f.ticket != 0).map(|f| f.actor).collect();
+        self.rng.choice(busy)
     }
 
     /// Lets a request of a crashed process arrive.

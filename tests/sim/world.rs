@@ -38,6 +38,8 @@ const STATIC_VOLUMES: usize = 12;
 const STEPS: usize = 160;
 /// In so many rounds of quiet, each some seconds apart, it must have come to rest.
 const ROUNDS: usize = 120;
+/// In a long wait the node controller looks every so many seconds, so that it does not take itself for asleep.
+const TURN: i64 = 4;
 /// Most steps of one process or kubelet in a round or burst: more means that it spins.
 const BURST: usize = 400;
 
@@ -47,6 +49,100 @@ pub(crate) struct World {
     client: kube::Client,
     processes: Vec<Process>,
     nodes: Vec<Kubelet>,
+    temper: Temper,
+}
+
+/// What people do, by how often.
+const PEOPLE: [(u32, Act); 8] = [
+    (6, Act::Scale),
+    (4, Act::Update),
+    (4, Act::Delete),
+    (4, Act::Force),
+    (1, Act::DeleteClaim),
+    (2, Act::DeleteNode),
+    (1, Act::OutOfService),
+    (1, Act::FreeDisk),
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Scale,
+    Update,
+    Delete,
+    Force,
+    DeleteClaim,
+    DeleteNode,
+    OutOfService,
+    FreeDisk,
+}
+
+/// What goes wrong, by how often.
+const TROUBLES: [(u32, Trouble); 13] = [
+    (5, Trouble::Crash),
+    (2, Trouble::Repeat),
+    (2, Trouble::Cut),
+    (2, Trouble::Link),
+    (2, Trouble::Return),
+    (2, Trouble::KubeletEnds),
+    (3, Trouble::KubeletStarts),
+    (1, Trouble::Power),
+    (1, Trouble::RepeatToKubelet),
+    (1, Trouble::Relist),
+    (1, Trouble::LongWait),
+    (1, Trouble::AllSilent),
+    (4, Trouble::Late),
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    Crash,
+    Repeat,
+    Cut,
+    Link,
+    Return,
+    KubeletEnds,
+    KubeletStarts,
+    Power,
+    RepeatToKubelet,
+    Relist,
+    LongWait,
+    AllSilent,
+    Late,
+}
+
+/// What a schedule is prone to. Each leaves out some things and overdoes others: together they find more than the average
+/// would.
+struct Temper {
+    people: Vec<(u32, Act)>,
+    troubles: Vec<(u32, Trouble)>,
+    /// How often of four an operation of a kubelet has to wait.
+    slow: u8,
+    /// How often of four a process sees all there is before it goes on.
+    fresh: u8,
+    /// Containers end only when their time is up.
+    stubborn: bool,
+}
+
+impl Temper {
+    fn of(rng: &mut fastrand::Rng) -> Self {
+        let mut often = || rng.choice([0, 1, 1, 3]).unwrap_or(1);
+        let people = PEOPLE.iter().map(|(weight, act)| (weight * often(), *act)).collect();
+        let troubles = TROUBLES.iter().map(|(weight, trouble)| (weight * often(), *trouble)).collect();
+        Self { people, troubles, slow: rng.u8(..4), fresh: rng.u8(..4), stubborn: rng.bool() }
+    }
+}
+
+/// One of them, by weight; `None` if none has any.
+fn pick<T: Copy>(rng: &mut fastrand::Rng, from: &[(u32, T)]) -> Option<T> {
+    let all: u32 = from.iter().map(|(weight, _)| weight).sum();
+    let mut at = if all == 0 { return None } else { rng.u32(..all) };
+    from.iter()
+        .find(|(weight, _)| {
+            let here = at < *weight;
+            at = at.saturating_sub(*weight);
+            here
+        })
+        .map(|(_, what)| *what)
 }
 
 /// What a schedule is about.
@@ -89,12 +185,13 @@ thread_local! {
 }
 
 impl World {
-    fn new(rng: fastrand::Rng, server: Server, machines: Vec<Machine>, client: &kube::Client) -> Self {
+    fn new(mut rng: fastrand::Rng, server: Server, machines: Vec<Machine>, client: &kube::Client) -> Self {
         let server = Arc::new(Mutex::new(server));
         let nodes =
             NODES.iter().zip(machines).map(|(node, machine)| Kubelet::new(node, &server, machine)).collect();
         let processes = PROCESSES.iter().map(|actor| Process::start(*actor, &server, client)).collect();
-        Self { rng, server, client: client.clone(), processes, nodes }
+        let temper = Temper::of(&mut rng);
+        Self { rng, server, client: client.clone(), processes, nodes, temper }
     }
 
     fn empty(story: Story, mut rng: fastrand::Rng, broken: Option<Promise>, client: &kube::Client) -> Self {
@@ -150,6 +247,8 @@ impl World {
     }
 
     pub(crate) fn run(&mut self) -> Result<(), String> {
+        let (slow, stubborn) = (self.temper.slow, self.temper.stubborn);
+        self.nodes.iter_mut().for_each(|n| (n.slow, n.stubborn) = (slow, stubborn));
         for _ in 0..STEPS {
             self.step();
             self.failed()?;
@@ -194,7 +293,7 @@ impl World {
         let at = self.rng.usize(..self.nodes.len());
         let node = &mut self.nodes[at];
         if self.rng.bool() {
-            let stale = if self.rng.u8(..3) == 0 { self.rng.usize(..12) } else { 0 };
+            let stale = if self.rng.u8(..3) == 0 { self.rng.usize(..60) } else { 0 };
             node.watch(1 << self.rng.u8(..7), stale);
         }
         let most = if self.rng.bool() { 1 } else { self.rng.usize(1..30) };
@@ -211,7 +310,7 @@ impl World {
             other => usize::from(other) % self.processes.len(),
         };
         let process = &mut self.processes[at];
-        if self.rng.bool() {
+        if self.rng.u8(..4) < self.temper.fresh {
             process.catch_up();
         }
         let most = if self.rng.u8(..3) > 0 { self.rng.usize(1..40) } else { 1 };
@@ -237,10 +336,16 @@ impl World {
     /// Long enough for a silent node to be given up, with everybody else at work.
     fn long_wait(&mut self) {
         self.say(|| "a long wait".into());
-        for _ in 0..(GRACE + TOLERATION + 40) / 10 {
-            self.advance(BEAT);
-            for process in self.processes.iter_mut().filter(|p| matches!(p.actor, Actor::Nodes)) {
-                process.catch_up();
+        for _ in 0..(GRACE + TOLERATION + 20) / TURN {
+            self.advance(SignedDuration::from_secs(TURN));
+            // Timers of others run out while their caches lag.
+            let prompt = self.rng.u8(..4) == 0;
+            for process in &mut self.processes {
+                match process.actor {
+                    Actor::Nodes => drop(process.catch_up()),
+                    Actor::PodGarbage if prompt => {}
+                    _ => continue,
+                }
                 for _ in 0..BURST {
                     if !process.step(&mut self.rng) {
                         break;
@@ -254,14 +359,14 @@ impl World {
         let mut server = lock(&self.server);
         let pods: Vec<Arc<Pod>> = server.all::<Pod>().cloned().collect();
         let pod = self.rng.choice(&pods);
-        let roll = self.rng.u8(..100);
+        let Some(act) = pick(&mut self.rng, &self.temper.people) else { return };
         let by_uid = |pod: &Pod, grace: Option<u32>| DeleteParams {
             grace_period_seconds: grace,
             preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
             ..DeleteParams::default()
         };
-        match (roll, pod) {
-            (0..30, _) => {
+        match (act, pod) {
+            (Act::Scale, _) => {
                 let replicas = self.rng.i32(0..5);
                 server.say(|| format!("person: scale to {replicas}"));
                 server.change::<StatefulSet>(SET, |set| {
@@ -279,22 +384,22 @@ impl World {
                     server.oracle.scaled_claims.extend(let_go);
                 }
             }
-            (30..48, _) => {
+            (Act::Update, _) => {
                 let image = self.rng.choice(["v0", "v1", "v2", BAD]).unwrap();
                 server.say(|| format!("person: update to {image}"));
                 update(&mut server, image);
             }
-            (48..68, Some(pod)) => {
+            (Act::Delete, Some(pod)) => {
                 let grace = self.rng.choice([None, None, Some(1)]).unwrap();
                 server.say(|| format!("person: delete {}", uid(pod)));
                 let _ = server.delete("Pod", super::oracle::name(pod), &by_uid(pod, grace));
             }
-            (68..80, Some(pod)) => {
+            (Act::Force, Some(pod)) => {
                 server.say(|| format!("person: delete {} --force", uid(pod)));
                 server.oracle.released.insert(uid(pod).to_owned());
                 let _ = server.delete("Pod", super::oracle::name(pod), &by_uid(pod, Some(0)));
             }
-            (80..85, _) => {
+            (Act::DeleteClaim, _) => {
                 let claims: Vec<ObjectMeta> =
                     server.all::<PersistentVolumeClaim>().map(|c| c.metadata.clone()).collect();
                 if let Some(ObjectMeta { name: Some(name), uid: Some(uid), .. }) = self.rng.choice(&claims) {
@@ -303,7 +408,7 @@ impl World {
                     let _ = server.delete("PersistentVolumeClaim", name, &DeleteParams::default());
                 }
             }
-            (85..93, _) => {
+            (Act::DeleteNode, _) => {
                 let gone: Vec<&Kubelet> = self.nodes.iter().filter(|n| !n.up || !n.linked).collect();
                 if let Some(node) = self.rng.choice(gone) {
                     server.say(|| format!("person: delete node {}", node.node));
@@ -311,7 +416,7 @@ impl World {
                     let _ = server.delete("Node", &node.node, &DeleteParams::default());
                 }
             }
-            (93.., _) => {
+            (Act::OutOfService, _) => {
                 let gone: Vec<&Kubelet> = self.nodes.iter().filter(|n| !n.up || !n.linked).collect();
                 if let Some(node) = self.rng.choice(gone) {
                     server.say(|| format!("person: {} is out of service", node.node));
@@ -327,36 +432,59 @@ impl World {
                     });
                 }
             }
-            _ => {}
+            (Act::FreeDisk, _) => free_disk(&mut server, &mut self.rng),
+            (Act::Delete | Act::Force, None) => {}
         }
     }
 
     fn trouble(&mut self) {
         let (at, process) = (self.rng.usize(..self.nodes.len()), self.rng.usize(..self.processes.len()));
         let name = self.nodes[at].node.clone();
-        match self.rng.u8(..20) {
-            0..4 => self.crash(process),
-            4..6 => self.processes[process].repeat(&mut self.rng),
-            6..8 => {
-                self.say(|| format!("{name}: cut off"));
-                self.nodes[at].linked = false;
+        match pick(&mut self.rng, &self.temper.troubles) {
+            Some(Trouble::Crash) => {
+                // Best in the middle of something.
+                let busy = lock(&self.server).busy();
+                let at = self.processes.iter().position(|p| Some(p.actor) == busy);
+                self.crash(at.unwrap_or(process));
             }
-            8..10 => self.link(at),
-            10..12 => {
+            Some(Trouble::Repeat) => self.processes[process].repeat(&mut self.rng),
+            Some(Trouble::Cut) => {
+                let busy = self.nodes.iter().position(|n| n.linked && n.is_speaking());
+                self.cut(busy.unwrap_or(at));
+            }
+            Some(Trouble::Link) => {
+                self.say(|| format!("{name}: linked again, as it was"));
+                self.back_in_service(at);
+                self.nodes[at].linked = true;
+            }
+            Some(Trouble::Return) => self.link(at),
+            Some(Trouble::KubeletEnds) => {
                 self.say(|| format!("{name}: kubelet ends"));
                 self.nodes[at].crash(&mut self.rng);
             }
-            12..14 => self.up(at),
-            14 => {
+            Some(Trouble::KubeletStarts) => self.up(at),
+            Some(Trouble::Power) => {
                 self.say(|| format!("{name}: loses power"));
                 self.nodes[at].kill(&mut self.rng);
             }
-            15 => self.nodes[at].repeat(&mut self.rng),
-            16 => self.nodes[at].relist(),
-            17 => self.long_wait(),
-            _ => lock(&self.server).deliver_late(),
+            Some(Trouble::RepeatToKubelet) => self.nodes[at].repeat(&mut self.rng),
+            Some(Trouble::Relist) => self.nodes[at].relist(),
+            Some(Trouble::LongWait) => self.long_wait(),
+            Some(Trouble::AllSilent) => {
+                (0..self.nodes.len()).for_each(|at| self.cut(at));
+                self.long_wait();
+                self.link(at);
+            }
+            Some(Trouble::Late) => lock(&self.server).deliver_late(),
+            None => {}
         }
         self.collect_garbage();
+    }
+
+    fn cut(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        lock(&self.server).say(|| format!("{}: cut off", node.node));
+        node.linked = false;
     }
 
     fn crash(&mut self, at: usize) {
@@ -425,6 +553,7 @@ impl World {
 
     fn heal(&mut self) {
         self.say(|| "all is well from here".into());
+        self.nodes.iter_mut().for_each(|n| n.slow = 0);
         lock(&self.server).faults = false;
         lock(&self.server).forget_late();
         for at in 0..self.nodes.len() {
@@ -475,6 +604,7 @@ impl World {
                 }
             }
             self.collect_garbage();
+            give_up_lost(&mut lock(&self.server));
             self.failed()?;
             let beats = self.advance_to_rest();
             let silent = lock(&self.server).revision() == before + beats;
@@ -505,6 +635,16 @@ impl World {
             server.all::<Pod>().map(|p| super::oracle::name(p).to_owned()).collect();
         if wanted != there {
             return Err(format!("came to rest with {there:?} instead of {wanted:?}"));
+        }
+        let mut owned = BTreeMap::new();
+        for volume in server.all::<PersistentVolume>() {
+            let claim = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()?.uid.clone());
+            let name = volume.metadata.name.clone().unwrap_or_default();
+            if let Some(claim) = claim
+                && let Some(other) = owned.insert(claim, name.clone())
+            {
+                return Err(format!("one claim holds both {other} and {name}"));
+            }
         }
         let late = server.all::<Pod>().find(|p| {
             let image = p.spec.as_ref().unwrap().containers[0].image.as_deref();
@@ -542,6 +682,49 @@ fn update(server: &mut Server, image: &str) {
 
 fn typed<K: serde::de::DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
+}
+
+/// A person takes a volume back that a claim holds, while nothing runs on it: by mistake, or for another use.
+fn free_disk(server: &mut Server, rng: &mut fastrand::Rng) {
+    let on_nodes: BTreeSet<String> = server
+        .all::<Pod>()
+        .filter(|p| api::pod::node_name(p).is_some())
+        .map(|p| format!("data-{}", super::oracle::name(p)))
+        .collect();
+    let idle: Vec<String> = server
+        .all::<PersistentVolume>()
+        .filter(|v| {
+            let spec = v.spec.as_ref().unwrap();
+            let path = spec.host_path.as_ref().map(|h| h.path.as_str()).unwrap_or_default();
+            let claim = spec.claim_ref.as_ref().and_then(|r| r.name.as_ref());
+            path.starts_with("/disks")
+                && claim.is_some_and(|c| !on_nodes.contains(c))
+                && !server.oracle.live.values().any(|l| l.path.as_deref() == Some(path))
+        })
+        .filter_map(|v| v.metadata.name.clone())
+        .collect();
+    if let Some(volume) = rng.choice(&idle) {
+        server.say(|| format!("person: frees {volume}"));
+        server.change::<PersistentVolume>(volume, |v| v.spec.get_or_insert_default().claim_ref = None);
+    }
+}
+
+/// A person gives up claims whose volume was taken away, and the pods that wait for them.
+fn give_up_lost(server: &mut Server) {
+    let lost = |c: &&Arc<PersistentVolumeClaim>| {
+        c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Lost")
+            && c.metadata.deletion_timestamp.is_none()
+    };
+    let lost: Vec<ObjectMeta> =
+        server.all::<PersistentVolumeClaim>().filter(lost).map(|c| c.metadata.clone()).collect();
+    for claim in lost {
+        let name = claim.name.unwrap_or_default();
+        server.say(|| format!("person: gives up {name}"));
+        server.oracle.deleted_claims.insert(claim.uid.unwrap_or_default());
+        let _ = server.delete("PersistentVolumeClaim", &name, &DeleteParams::default());
+        let pod = name.trim_start_matches("data-").to_owned();
+        let _ = server.delete("Pod", &pod, &DeleteParams::default());
+    }
 }
 
 fn populate(server: &mut Server, story: Story) {
