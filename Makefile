@@ -28,9 +28,10 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
+# Figures of this machine, now; compare only those of one run. What a part needs: BENCH="ready pods" make bench.
 bench: images
-	$(CARGO) build --release --workspace
-	tests/bench.sh
+	$(CARGO) build --release --workspace --bins
+	$(CARGO) bench --workspace --benches -- $(BENCH)
 
 doc:
 	$(CARGO) doc --workspace --no-deps

@@ -93,10 +93,15 @@ impl TestCluster {
                 "no Docker Engine to test with: run tests/setup.sh (make test does)"
             );
         }
-        let dir = tempfile::Builder::new().prefix("minik8s-test-").tempdir().expect("a temporary directory");
-        let mut cluster = Self { slot: Slot::take(), dir, options, server: None, log: Arc::default() };
+        let mut cluster = Self::prepared(options);
         cluster.launch();
         cluster
+    }
+
+    /// Its addresses and directory are taken, but the server is not started yet.
+    pub fn prepared(options: Options) -> Self {
+        let dir = tempfile::Builder::new().prefix("minik8s-test-").tempdir().expect("a temporary directory");
+        Self { slot: Slot::take(), dir, options, server: None, log: Arc::default() }
     }
 
     /// The second byte of the slot's addresses.
@@ -142,9 +147,9 @@ impl TestCluster {
         flags
     }
 
-    /// Starts the server (again) and waits for its ready line, and for the node where it has one.
+    /// Starts the server (again) and waits for nothing.
     #[track_caller]
-    pub fn launch(&mut self) {
+    pub fn spawn(&mut self) {
         let mut server = Command::new(binary("minik8s"))
             .arg("server")
             .args(self.flags())
@@ -166,6 +171,12 @@ impl TestCluster {
             }
         });
         self.server = Some(server);
+    }
+
+    /// Starts the server (again) and waits for its ready line, and for the node where it has one.
+    #[track_caller]
+    pub fn launch(&mut self) {
+        self.spawn();
         wait_for("the ready line", START, || {
             let log = self.log();
             let ended = self.server.as_mut().and_then(|s| s.try_wait().ok().flatten());
