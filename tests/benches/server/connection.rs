@@ -17,14 +17,14 @@ use tokio_rustls::TlsConnector;
 
 /// How to reach a server: its address, and who we are.
 #[derive(Clone)]
-pub struct Target {
-    pub address: String,
-    pub tls: TlsConnector,
+pub(crate) struct Target {
+    pub(crate) address: String,
+    pub(crate) tls: TlsConnector,
 }
 
 impl Target {
     /// What kubectl would use.
-    pub fn of(cluster: &TestCluster) -> Self {
+    pub(crate) fn of(cluster: &TestCluster) -> Self {
         let config = cluster.kubectl(&["config", "view", "--raw", "-o", "json"]);
         let config: serde_json::Value = serde_json::from_str(&config).expect("kubectl prints JSON");
         let decode = |at: &str| {
@@ -38,7 +38,7 @@ impl Target {
         Self { address, tls: connector(&ca, Some((&cert, &key))) }
     }
 
-    pub async fn connect(&self, tasks: &mut JoinSet<()>) -> Connection {
+    pub(crate) async fn connect(&self, tasks: &mut JoinSet<()>) -> Connection {
         let tcp = TcpStream::connect(&self.address).await.expect("the server accepts");
         tcp.set_nodelay(true).expect("nodelay");
         let name = ServerName::try_from("localhost").expect("a name");
@@ -52,7 +52,7 @@ impl Target {
     }
 }
 
-pub fn connector(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> TlsConnector {
+pub(crate) fn connector(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(ca) {
         roots.add(cert.expect("a certificate")).expect("a CA");
@@ -73,13 +73,13 @@ pub fn connector(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
-pub struct Connection {
+pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
 }
 
 impl Connection {
     /// Sends a request and reads the whole answer.
-    pub async fn call(&mut self, method: Method, path: &str, body: Bytes) -> (StatusCode, Bytes) {
+    pub(crate) async fn call(&mut self, method: Method, path: &str, body: Bytes) -> (StatusCode, Bytes) {
         let response = self.open(method, path, body).await;
         let status = response.status();
         let body = response.into_body().collect().await.expect("the answer's body").to_bytes();
@@ -87,7 +87,7 @@ impl Connection {
     }
 
     /// Sends a request; the body of the answer is the caller's.
-    pub async fn open(&mut self, method: Method, path: &str, body: Bytes) -> http::Response<Incoming> {
+    pub(crate) async fn open(&mut self, method: Method, path: &str, body: Bytes) -> http::Response<Incoming> {
         let request = Request::builder()
             .method(method)
             .uri(path)

@@ -24,7 +24,7 @@ const EVENTS: usize = WATCHERS * WATCHED_WRITES;
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const DEADLINE: Duration = Duration::from_secs(60);
 
-pub async fn run() {
+pub(crate) async fn run() {
     let cluster = tokio::task::block_in_place(|| TestCluster::with(Options::without_pods()));
     let target = Target::of(&cluster);
     println!("disk flush (reference)                  {:8.2} ms", millis(disk_flush(&cluster.data_dir())));

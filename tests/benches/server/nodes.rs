@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// From exec to `/readyz`, as the server itself tells it.
-pub fn ready() {
+pub(crate) fn ready() {
     for (what, options) in [("control plane", Options::without_pods()), ("with a node", Options::default())] {
         let mut took: Vec<Duration> = (0..STARTS)
             .map(|_| {
@@ -36,7 +36,7 @@ pub fn ready() {
 }
 
 /// Memory and CPU of a server with one node that nobody uses.
-pub fn idle() {
+pub(crate) fn idle() {
     let cluster = TestCluster::start();
     let read = |file: &str| {
         std::fs::read_to_string(format!("/proc/{}/{file}", cluster.server_pid())).expect("the server lives")
@@ -61,7 +61,7 @@ pub fn idle() {
 }
 
 /// The first pod after exec, then pods on a warm server against `docker run` of the same image.
-pub fn pods() {
+pub(crate) fn pods() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     docker_run(IMAGE, &["httpd", "-f"]);
     let begun = Instant::now();

@@ -23,7 +23,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 /// A server that does nothing but answer these bytes over TLS: what the wire and the load generator cost by themselves.
-pub async fn bare_server(answer: Bytes, tasks: &mut JoinSet<()>) -> Target {
+pub(crate) async fn bare_server(answer: Bytes, tasks: &mut JoinSet<()>) -> Target {
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::from_pem_slice(pair.signing_key.serialize_pem().as_bytes()).expect("a key");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -55,7 +55,7 @@ pub async fn bare_server(answer: Bytes, tasks: &mut JoinSet<()>) -> Target {
 }
 
 /// How long one small durable write takes on the disk that holds `dir`.
-pub fn disk_flush(dir: &Path) -> Duration {
+pub(crate) fn disk_flush(dir: &Path) -> Duration {
     let mut file = File::create(dir.join("flush")).expect("a writable directory");
     let mut took: Vec<Duration> = (0..200)
         .map(|_| {
@@ -69,7 +69,7 @@ pub fn disk_flush(dir: &Path) -> Duration {
 }
 
 /// How long `docker run --detach` of an image takes; the container is removed.
-pub fn docker_run(image: &str, command: &[&str]) -> Duration {
+pub(crate) fn docker_run(image: &str, command: &[&str]) -> Duration {
     let begun = Instant::now();
     let output = Command::new("docker").args(["run", "--detach", image]).args(command).output();
     let took = begun.elapsed();
@@ -82,7 +82,12 @@ pub fn docker_run(image: &str, command: &[&str]) -> Duration {
 }
 
 /// Requests a second that a client gets out of a target, `clients` at a time, for as long as `time`.
-pub async fn gets(target: &Target, clients: usize, time: Duration, path: impl Fn(usize) -> String) -> f64 {
+pub(crate) async fn gets(
+    target: &Target,
+    clients: usize,
+    time: Duration,
+    path: impl Fn(usize) -> String,
+) -> f64 {
     let mut wires = JoinSet::new();
     let mut connections: Vec<Connection> = Vec::new();
     for _ in 0..clients {
