@@ -13,6 +13,7 @@ pub mod kinds;
 pub mod latch;
 pub mod listen;
 pub mod openapi;
+pub mod protobuf;
 pub mod registry;
 pub mod request;
 pub mod router;

@@ -4,7 +4,6 @@ pub mod body;
 pub mod info;
 pub mod negotiate;
 pub mod options;
-pub mod protobuf;
 
 pub use info::RequestInfo;
 pub use negotiate::Accepted;

@@ -3,6 +3,7 @@
 use crate::{
     error::{ApiError, Result},
     kinds::AnyKind,
+    protobuf,
     registry::{Page, table},
     request::negotiate::{Accepted, Form},
 };
@@ -82,15 +83,21 @@ fn concatenated(kind: &dyn AnyKind, page: &Page, meta: &table::ListMeta) -> Resu
     Ok(out.freeze())
 }
 
-/// JSON that is written already.
+/// JSON that is written already, in the encoding the client asked for if its kind has it.
 pub fn json(accepted: Accepted, code: StatusCode, bytes: Bytes) -> Response {
-    let bytes = if accepted.pretty { indented(&bytes) } else { bytes };
+    let encoded = accepted.protobuf.then(|| protobuf::object(&bytes)).flatten();
+    let media = if encoded.is_some() { protobuf::MEDIA } else { "application/json" };
+    let bytes = match encoded {
+        Some(encoded) => encoded.into(),
+        None if accepted.pretty => indented(&bytes),
+        None => bytes,
+    };
     let packed = (accepted.gzip && bytes.len() >= GZIP_FROM).then(|| gzip(&bytes)).flatten();
     let is_packed = packed.is_some();
     let mut response = Response::new(packed.unwrap_or(bytes).into());
     *response.status_mut() = code;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     if is_packed {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));

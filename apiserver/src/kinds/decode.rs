@@ -6,7 +6,7 @@
 //! `{}` of a map, `""`, and `false` or `0` where that is the default) for one that is not given: clients that know the
 //! types leave such fields out when they write an object back, and must not seem to change it.
 
-use crate::request::protobuf;
+use crate::protobuf;
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde_json::Value;
 use std::cell::RefCell;

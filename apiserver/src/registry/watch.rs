@@ -34,13 +34,15 @@ pub struct Request {
     pub selection: Selection,
     pub options: ListOptions,
     pub form: Form,
+    /// Frames of protobuf, not lines of JSON. Only for kinds that have it.
+    pub protobuf: bool,
     /// About how often bookmarks are sent, if they are asked for.
     pub bookmark: Duration,
     pub stop: CancellationToken,
 }
 
 impl Registry {
-    /// The chunks of the answer's body: newline-delimited JSON.
+    /// The chunks of the answer's body: newline-delimited JSON, or protobuf frames.
     ///
     /// # Errors
     /// What keeps the watch from starting at all. A revision that is too old is told inside the stream, as an ERROR
@@ -68,7 +70,7 @@ impl Registry {
             };
             (Vec::new(), after)
         };
-        let mut out = Frames::new(request.kind, request.form);
+        let mut out = Frames::new(request.kind, request.form, request.protobuf);
         let watch = match self.0.store.watch(prefix, after).await {
             Ok(watch) => watch,
             Err(storage::Error::Compacted { requested, oldest }) => {

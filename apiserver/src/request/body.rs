@@ -3,8 +3,8 @@
 //! The tree, not the typed object, because patches and server-side apply work on trees and because a repeated
 //! key is lost once a tree exists. Texts are those of Kubernetes' serialisers: clients print and match them.
 
-use super::protobuf;
 use crate::error::{ApiError, Result};
+use crate::protobuf;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt::{self, Write as _};

@@ -3,6 +3,7 @@
 use super::options::Query;
 use crate::{
     error::{ApiError, Result},
+    protobuf,
     registry::table::Include,
 };
 use http::{HeaderMap, header};
@@ -20,6 +21,8 @@ pub enum Form {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Accepted {
     pub form: Form,
+    /// Kubernetes' protobuf, for kinds that have it.
+    pub protobuf: bool,
     /// Indented JSON, for people.
     pub pretty: bool,
     /// The client takes gzip.
@@ -32,30 +35,34 @@ impl Accepted {
     pub fn of(headers: &HeaderMap, query: &Query) -> Result<Self> {
         let include = Include::parse(query.get("includeObject"))
             .ok_or_else(|| ApiError::BadRequest("unrecognized includeObject value".to_owned()))?;
-        let form = form(headers, include)?;
-        Ok(Self { form, pretty: query.flag("pretty"), gzip: takes_gzip(headers) })
+        let (form, protobuf) = form(headers, include)?;
+        Ok(Self { form, protobuf, pretty: query.flag("pretty"), gzip: takes_gzip(headers) })
     }
 }
 
-fn form(headers: &HeaderMap, include: Include) -> Result<Form> {
-    let mut ranges: Vec<(f32, Option<Form>)> = Vec::new();
+/// The form, and whether it is to be in protobuf.
+fn form(headers: &HeaderMap, include: Include) -> Result<(Form, bool)> {
+    let mut ranges: Vec<(f32, Option<(Form, bool)>)> = Vec::new();
     for value in headers.get_all(header::ACCEPT) {
         for range in value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|r| !r.is_empty()) {
             ranges.push(read_range(range, include));
         }
     }
     if ranges.is_empty() {
-        return Ok(Form::Object);
+        return Ok((Form::Object, false));
     }
     // The client's weight decides, then its order (the sort is stable).
     ranges.sort_by(|a, b| b.0.total_cmp(&a.0));
     ranges.into_iter().find_map(|(quality, form)| form.filter(|_| quality > 0.0)).ok_or_else(|| {
-        ApiError::NotAcceptable("only the following media types are accepted: application/json".to_owned())
+        ApiError::NotAcceptable(format!(
+            "only the following media types are accepted: application/json, {}",
+            protobuf::MEDIA
+        ))
     })
 }
 
-/// One media range: its weight, and the form it means if we can give it.
-fn read_range(range: &str, include: Include) -> (f32, Option<Form>) {
+/// One media range: its weight, and the form and encoding it means if we can give them.
+fn read_range(range: &str, include: Include) -> (f32, Option<(Form, bool)>) {
     let mut parts = range.split(';').map(str::trim);
     let media = parts.next().unwrap_or_default().to_ascii_lowercase();
     let (mut quality, mut shape, mut group, mut version) = (1.0, "", "", "");
@@ -69,14 +76,16 @@ fn read_range(range: &str, include: Include) -> (f32, Option<Form>) {
             _ => {}
         }
     }
-    let known = matches!(media.as_str(), "application/json" | "application/*" | "*/*");
+    let protobuf = media == protobuf::MEDIA;
+    let known = protobuf || matches!(media.as_str(), "application/json" | "application/*" | "*/*");
     let form = match (shape, group, version) {
         ("", ..) => Some(Form::Object),
-        ("Table", "meta.k8s.io", "v1") => Some(Form::Table(include)),
+        // Cells are of any type, so tables have no messages.
+        ("Table", "meta.k8s.io", "v1") if !protobuf => Some(Form::Table(include)),
         ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Some(Form::Partial),
         _ => None,
     };
-    (quality, form.filter(|_| known))
+    (quality, form.filter(|_| known).map(|form| (form, protobuf)))
 }
 
 fn takes_gzip(headers: &HeaderMap) -> bool {
@@ -110,7 +119,8 @@ mod tests {
             ("application/json", Some(Form::Object)),
             ("application/json;stream=watch", Some(Form::Object)),
             ("application/vnd.kubernetes.protobuf,application/json", Some(Form::Object)),
-            ("application/vnd.kubernetes.protobuf", None),
+            ("application/vnd.kubernetes.protobuf", Some(Form::Object)),
+            ("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1", None),
             ("text/html", None),
             (table, Some(Form::Table(Include::Metadata))),
             ("application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", Some(Form::Object)),
@@ -128,6 +138,22 @@ mod tests {
         assert_eq!(negotiate(table, "includeObject=Object").unwrap(), Form::Table(Include::Object));
         assert!(negotiate(table, "includeObject=All").is_err());
         assert_eq!(negotiate("text/html", "").unwrap_err().code().as_u16(), 406);
+    }
+
+    #[test]
+    fn encodings() {
+        for (accept, expected) in [
+            ("", false),
+            ("*/*", false),
+            ("application/json,application/vnd.kubernetes.protobuf", false),
+            ("application/vnd.kubernetes.protobuf,application/json", true),
+            ("application/vnd.kubernetes.protobuf;stream=watch", true),
+            ("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
+            let accepted = Accepted::of(&headers, &Query::of(&"/x".parse().unwrap()).unwrap()).unwrap();
+            assert_eq!(accepted.protobuf, expected, "{accept}");
+        }
     }
 
     #[test]

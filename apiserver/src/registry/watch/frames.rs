@@ -1,6 +1,6 @@
 //! Events as bytes: the stored object as it is, or in the form the client asked for, in its frame.
 
-use crate::{error::ApiError, kinds::AnyKind, registry::table, request::negotiate::Form};
+use crate::{error::ApiError, kinds::AnyKind, protobuf, registry::table, request::negotiate::Form};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::Range;
 use storage::Revision;
@@ -61,19 +61,20 @@ fn revision_span(bytes: &[u8]) -> Option<Range<usize>> {
 pub(super) struct Frames {
     kind: &'static dyn AnyKind,
     form: Form,
+    protobuf: bool,
     /// A table names its columns once.
     columns_sent: bool,
 }
 
 impl Frames {
-    pub(super) fn new(kind: &'static dyn AnyKind, form: Form) -> Self {
-        Self { kind, form, columns_sent: false }
+    pub(super) fn new(kind: &'static dyn AnyKind, form: Form, protobuf: bool) -> Self {
+        Self { kind, form, protobuf, columns_sent: false }
     }
 
     pub(super) fn push(&mut self, out: &mut BytesMut, kind: Type, object: &Bytes) {
         match self.form {
-            Form::Object => frame(out, kind.name(), object),
-            Form::Partial => frame(out, kind.name(), &table::partial(object)),
+            Form::Object => self.frame(out, kind.name(), object),
+            Form::Partial => self.frame(out, kind.name(), &table::partial(object)),
             Form::Table(include) => {
                 // An object that can no longer be decoded has no row to show.
                 let Ok(typed) = self.kind.decode_stored(object) else { return };
@@ -85,7 +86,7 @@ impl Frames {
                 let now = jiff::Timestamp::now();
                 let body = table::render(self.kind, &rows, include, &meta, !self.columns_sent, now);
                 self.columns_sent = true;
-                frame(out, kind.name(), &body);
+                self.frame(out, kind.name(), &body);
             }
         }
     }
@@ -100,22 +101,32 @@ impl Frames {
                 let body = format!(
                     r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{{"resourceVersion":"{revision}"}},"columnDefinitions":null,"rows":[{{"cells":[],"object":{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{{{annotations}"resourceVersion":"{revision}"}}}}}}]}}"#
                 );
-                return frame(out, Type::Bookmark.name(), body.as_bytes());
+                return self.frame(out, Type::Bookmark.name(), body.as_bytes());
             }
         };
         let body = format!(
             r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{{{annotations}"resourceVersion":"{revision}"}}}}"#
         );
-        frame(out, Type::Bookmark.name(), body.as_bytes());
+        self.frame(out, Type::Bookmark.name(), body.as_bytes());
     }
 
     pub(super) fn error(&mut self, out: &mut BytesMut, error: &ApiError) {
-        frame(out, "ERROR", error.status().to_string().as_bytes());
+        self.frame(out, "ERROR", error.status().to_string().as_bytes());
+    }
+
+    fn frame(&self, out: &mut BytesMut, kind: &str, object: &[u8]) {
+        if !self.protobuf {
+            return line(out, kind, object);
+        }
+        match protobuf::watch_event(kind, object) {
+            Some(frame) => out.put_slice(&frame),
+            None => tracing::error!(kind, "an event has no protobuf form; its watcher misses it"),
+        }
     }
 }
 
 /// `type` comes before `object`: readers that decode as they go then know what the object is.
-fn frame(out: &mut BytesMut, kind: &str, object: &[u8]) {
+fn line(out: &mut BytesMut, kind: &str, object: &[u8]) {
     out.reserve(object.len() + 40);
     out.put_slice(br#"{"type":""#);
     out.put_slice(kind.as_bytes());
@@ -142,9 +153,9 @@ mod tests {
     }
 
     #[test]
-    fn frames_name_the_type_first() {
+    fn lines_name_the_type_first() {
         let mut out = BytesMut::new();
-        frame(&mut out, "ADDED", b"{}");
+        line(&mut out, "ADDED", b"{}");
         assert_eq!(&out[..], b"{\"type\":\"ADDED\",\"object\":{}}\n");
     }
 }

@@ -1,73 +1,11 @@
-//! Protobuf request bodies of built-in kinds, read into the same JSON tree as every other body.
-//!
-//! Go clients send these for typed objects (`kubectl create configmap`, `kubectl auth whoami`) and do not fall back on 415.
-//! A body is the four bytes `k8s\0` and a `runtime.Unknown`: kind, version, and the object's own message. What the
-//! messages look like is a table of facts, [`WIRE`], not code per kind. Fields the table does not know are skipped, as
-//! protobuf readers do.
+//! Bytes to a JSON tree. Fields the table does not know are skipped, as protobuf readers do.
 
+use super::{
+    MAGIC, MAX_DEPTH, message_of,
+    table::{self, Message, Shape},
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value, json};
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, LazyLock},
-};
-
-/// Made by `tools/protobuf.py`, which has the format.
-const WIRE: &str = include_str!("protobuf/wire.txt");
-const MAGIC: &[u8] = b"k8s\0";
-/// Nesting of messages: deeper than any built-in type, shallow enough for the stack.
-const MAX_DEPTH: usize = 64;
-
-/// Read at the first protobuf body.
-static TABLE: LazyLock<HashMap<&'static str, Arc<Message>>> = LazyLock::new(read_table);
-
-/// (type without its package, field) of scalars whose zero says no more than their absence, in JSON too: clients that
-/// know the types leave them out.
-static ZERO_IS_UNSET: LazyLock<HashSet<(&str, &str)>> = LazyLock::new(|| {
-    let mut set = HashSet::new();
-    for (name, message) in TABLE.iter() {
-        let name = name.rsplit('.').next().unwrap_or(name);
-        collect_zero_unset(name, message, &mut set);
-    }
-    set
-});
-
-fn collect_zero_unset(
-    name: &'static str,
-    message: &Message,
-    set: &mut HashSet<(&'static str, &'static str)>,
-) {
-    for field in message.values() {
-        if field.zero_is_unset {
-            set.insert((name, field.name));
-        } else if let (true, Some(inlined)) = (field.name == "-", TABLE.get(field.sort)) {
-            collect_zero_unset(name, inlined, set);
-        }
-    }
-}
-
-/// Whether a zero in `field` of the type (`PodSpec`) says that it is not set.
-pub fn zero_is_unset(type_name: &str, field: &str) -> bool {
-    ZERO_IS_UNSET.contains(&(type_name, field))
-}
-
-type Message = HashMap<u64, Field>;
-
-struct Field {
-    /// `-` for a message whose fields are the parent's in JSON.
-    name: &'static str,
-    shape: Shape,
-    /// A zero scalar means that the field is not set.
-    zero_is_unset: bool,
-    sort: &'static str,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    One,
-    List,
-    Map,
-}
 
 /// Why a body cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,11 +42,7 @@ pub fn parse(body: &[u8]) -> Result<Value> {
             _ => {}
         }
     }
-    let (group, plain) = version.rsplit_once('/').unwrap_or(("core", &version));
-    let package = group.split('.').next().unwrap_or_default();
-    let message = TABLE
-        .get(format!("{package}.{plain}.{kind}").as_str())
-        .or_else(|| TABLE.get(format!("meta.v1.{kind}").as_str()))
+    let message = message_of(&version, &kind)
         .ok_or_else(|| Error::UnknownKind { kind: kind.clone(), version: version.clone() })?;
     let mut object = Map::new();
     read_message(message, raw, &mut object, MAX_DEPTH)?;
@@ -121,9 +55,9 @@ fn read_message(message: &Message, bytes: &[u8], into: &mut Map<String, Value>, 
     let depth = depth.checked_sub(1).ok_or(Error::Malformed("nested too deeply"))?;
     for item in Fields(bytes) {
         let (tag, wire) = item?;
-        let Some(field) = message.get(&tag) else { continue };
+        let Some(field) = message.field(tag) else { continue };
         if field.name == "-" {
-            if let (Wire::Bytes(bytes), Some(inner)) = (wire, TABLE.get(field.sort)) {
+            if let (Wire::Bytes(bytes), Some(inner)) = (wire, table::message(field.sort)) {
                 read_message(inner, bytes, into, depth)?;
             }
             continue;
@@ -201,10 +135,6 @@ fn value(sort: &str, wire: Wire<'_>, depth: usize) -> Result<Value> {
             }
         }
         ("!time" | "!microtime", Wire::Bytes(bytes)) => time(bytes, sort == "!microtime")?,
-        ("!duration", Wire::Bytes(bytes)) => {
-            let nanos = number_field(bytes, 1)?;
-            format!("{}s", nanos as f64 / 1e9).into()
-        }
         ("!list", Wire::Bytes(bytes)) => {
             let mut list = Vec::new();
             for field in Fields(bytes) {
@@ -215,7 +145,7 @@ fn value(sort: &str, wire: Wire<'_>, depth: usize) -> Result<Value> {
             list.into()
         }
         (name, Wire::Bytes(bytes)) => {
-            let message = TABLE.get(name).ok_or(Error::Malformed("a type the table lacks"))?;
+            let message = table::message(name).ok_or(Error::Malformed("a type the table lacks"))?;
             let mut object = Map::new();
             read_message(message, bytes, &mut object, depth)?;
             Value::Object(object)
@@ -338,39 +268,6 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-fn read_table() -> HashMap<&'static str, Arc<Message>> {
-    let mut table = HashMap::new();
-    let mut current: Option<(&'static str, Message)> = None;
-    for line in WIRE.lines() {
-        let Some(field) = line.strip_prefix(' ') else {
-            if let Some((name, message)) = current.replace((line, Message::new())) {
-                table.insert(name, Arc::new(message));
-            }
-            continue;
-        };
-        let mut words = field.split(' ');
-        let (Some(tag), Some(name), Some(sort)) = (words.next(), words.next(), words.next()) else {
-            continue;
-        };
-        let (shape, sort) = match (sort.strip_prefix("[]"), sort.strip_prefix("{}")) {
-            (Some(sort), _) => (Shape::List, sort),
-            (_, Some(sort)) => (Shape::Map, sort),
-            _ => (Shape::One, sort),
-        };
-        let (zero_is_unset, sort) = match sort.strip_prefix('?') {
-            Some(sort) => (true, sort),
-            None => (false, sort),
-        };
-        if let (Ok(tag), Some((_, message))) = (tag.parse(), &mut current) {
-            message.insert(tag, Field { name, shape, zero_is_unset, sort });
-        }
-    }
-    if let Some((name, message)) = current {
-        table.insert(name, Arc::new(message));
-    }
-    table
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -446,16 +343,6 @@ mod tests {
         assert_eq!(parse(b"{}"), Err(Error::NoMagic));
         assert!(matches!(parse(&body("v1", "Nonsense", b"")), Err(Error::UnknownKind { .. })));
         assert!(matches!(parse(b"k8s\0\x0a\xff"), Err(Error::Malformed(_))));
-    }
-
-    #[test]
-    fn every_type_of_the_table_is_there() {
-        for field in TABLE.values().flat_map(|m| m.values()) {
-            let known =
-                field.sort.starts_with('!') || field.sort.len() == 1 || TABLE.contains_key(field.sort);
-            assert!(known, "{}", field.sort);
-        }
-        assert!(TABLE.len() > 500);
     }
 
     proptest! {
