@@ -156,7 +156,7 @@ pub(crate) fn storage_error(error: storage::Error) -> ApiError {
 /// `/core/pods/default/web-0`, from names that were checked.
 fn prefix_of(kind: &dyn AnyKind, namespace: &str) -> Result<String> {
     let r = kind.resource();
-    let group = if r.group.is_empty() { "core" } else { r.group };
+    let group = if kind.stored_group().is_empty() { "core" } else { kind.stored_group() };
     let mut prefix = format!("/{group}/{}/", r.plural);
     if r.namespaced && !namespace.is_empty() {
         check_segment("Namespace", namespace)?;
@@ -236,10 +236,10 @@ impl Registry {
     }
 
     /// The bytes to write, with the hole for the revision.
-    pub(crate) fn encode(&self, object: &mut dyn AnyObject) -> Result<Payload> {
+    pub(crate) fn encode(&self, kind: &dyn AnyKind, object: &mut dyn AnyObject) -> Result<Payload> {
         let marker = &self.0.marker;
         object.meta_mut().resource_version = Some(marker.clone());
-        let mut bytes = object.to_json();
+        let mut bytes = kind.to_stored(object);
         let at = std::str::from_utf8(&bytes).ok().and_then(|text| text.find(marker.as_str()));
         let Some(at) = at else {
             return Err(ApiError::Internal(

@@ -6,6 +6,7 @@
 
 pub mod cluster_role_aggregation;
 pub mod context;
+pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
 mod endpoints_of;
@@ -76,6 +77,7 @@ type Start = fn(Arc<Ctx>) -> BoxFuture<'static, ()>;
 const TABLE: &[(Group, Start)] = &[
     (Group::Scheduler, |ctx| Box::pin(scheduler::Scheduler::new(ctx).run())),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), stateful_set::StatefulSets::new(ctx)))),
+    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), deployment::Deployments::new(ctx)))),
     (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), replica_set::Sets::<ReplicaSet>::new(ctx)))),
     (Group::Controllers, |ctx| {
         Box::pin(run::run(ctx.clone(), replica_set::Sets::<ReplicationController>::new(ctx)))

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod control_plane;
+mod deployments;
 mod dns;
 mod kubectl;
 mod node_failure;

@@ -36,7 +36,7 @@ pub async fn patch(
     // of its own, which then no longer fits.
     let mut make = |stored: Option<&Stored>| {
         let stored = stored.ok_or_else(|| call.not_found())?;
-        let current: Value = serde_json::from_slice(&stored.bytes)
+        let current: Value = serde_json::from_slice(&kind.show(&stored.bytes))
             .map_err(|e| ApiError::Internal(format!("a stored object cannot be read: {e}")))?;
         let patched = patch::apply(kind, patch_type, &current, &bytes)?;
         let (object, said) = decode_patched(kind, patched.value, &patched.duplicates, &options, &bytes)?;
@@ -63,7 +63,7 @@ async fn apply(
     let force = options.force == Some(true);
     let mut warnings = Vec::new();
     let mut make = |stored: Option<&Stored>| {
-        let live = stored.map(|s| serde_json::from_slice::<Value>(&s.bytes)).transpose();
+        let live = stored.map(|s| serde_json::from_slice::<Value>(&kind.show(&s.bytes))).transpose();
         let live = live.map_err(|e| ApiError::Internal(format!("a stored object cannot be read: {e}")))?;
         if live.is_none() && subresource.is_some() {
             return Err(call.not_found());

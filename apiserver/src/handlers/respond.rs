@@ -25,7 +25,7 @@ pub fn object(
     warnings: &[String],
 ) -> Result<Response> {
     let bytes = match accepted.form {
-        Form::Object => bytes,
+        Form::Object => kind.show(&bytes),
         Form::Partial => table::partial(&bytes).into(),
         Form::Table(include) => {
             let typed = kind.decode_stored(&bytes).map_err(ApiError::Internal)?;
@@ -33,7 +33,8 @@ pub fn object(
                 resource_version: typed.meta().resource_version.clone().unwrap_or_default(),
                 ..table::ListMeta::default()
             };
-            table::render(kind, &[(typed, bytes)], include, &meta, true, jiff::Timestamp::now()).into()
+            table::render(kind, &[(typed, kind.show(&bytes))], include, &meta, true, jiff::Timestamp::now())
+                .into()
         }
     };
     let code = if created { StatusCode::CREATED } else { StatusCode::OK };
@@ -54,7 +55,7 @@ pub fn list(kind: &dyn AnyKind, accepted: Accepted, page: &Page) -> Result<Respo
             let rows = page
                 .items
                 .iter()
-                .map(|kv| crate::registry::decode(kind, kv).map(|object| (object, kv.value.clone())))
+                .map(|kv| crate::registry::decode(kind, kv).map(|object| (object, kind.show(&kv.value))))
                 .collect::<Result<Vec<_>>>()?;
             table::render(kind, &rows, include, &meta, true, jiff::Timestamp::now()).into()
         }
@@ -77,7 +78,7 @@ fn concatenated(kind: &dyn AnyKind, page: &Page, meta: &table::ListMeta) -> Resu
         if i > 0 {
             out.put_u8(b',');
         }
-        out.put_slice(&kv.value);
+        out.put_slice(&kind.show(&kv.value));
     }
     out.put_slice(b"]}");
     Ok(out.freeze())

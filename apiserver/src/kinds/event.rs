@@ -1,11 +1,12 @@
-//! Event (core/v1): what happened to an object, for people.
+//! Event: what happened to an object, for people. Stored as core/v1, served as events.k8s.io/v1 too.
 
 use super::shared::cells;
 use super::{Column, Kind};
 use api::field::{Errors, Path};
 use api::names;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{Event, EventSeries};
+use k8s_openapi::api::events::v1 as new;
 use serde_json::Value;
 
 /// Kubernetes' limits for events in the new style (those with `eventTime`).
@@ -135,6 +136,127 @@ impl Kind for Events {
     }
 }
 
+/// events.k8s.io/v1: the same events in the newer form.
+pub(super) struct EventsV1;
+
+impl Kind for EventsV1 {
+    type Object = new::Event;
+    const PLURAL: &'static str = Events::PLURAL;
+    const SINGULAR: &'static str = Events::SINGULAR;
+    const SHORT_NAMES: &'static [&'static str] = Events::SHORT_NAMES;
+    const COLUMNS: &'static [Column] = Events::COLUMNS;
+    const CREATE_ON_UPDATE: bool = true;
+    const IS_VIEW: bool = true;
+    const STORED_GROUP: &'static str = "";
+    const SELECTABLE: &'static [&'static str] = &[
+        "regarding.kind",
+        "regarding.namespace",
+        "regarding.name",
+        "regarding.uid",
+        "regarding.apiVersion",
+        "regarding.resourceVersion",
+        "regarding.fieldPath",
+        "reason",
+        "reportingController",
+        "source",
+        "type",
+    ];
+
+    fn to_stored(object: &new::Event) -> Vec<u8> {
+        serde_json::to_vec(&to_core(object)).unwrap_or_default()
+    }
+    fn from_stored(bytes: &[u8]) -> Result<new::Event, String> {
+        serde_json::from_slice(bytes).map(of_core).map_err(|e| e.to_string())
+    }
+    fn validate(object: &new::Event) -> Errors {
+        let mut errors = Events::validate(&to_core(object));
+        // This version is only for events in the new style.
+        if object.event_time.is_none() {
+            errors.required(&Path::new("eventTime"), "");
+        }
+        let type_ = object.type_.as_deref().unwrap_or_default();
+        if !["Normal", "Warning"].contains(&type_) {
+            errors.invalid(&Path::new("type"), "", format!("has invalid value: {type_}"));
+        }
+        for (field, set) in [
+            ("firstTimestamp", object.deprecated_first_timestamp.is_some()),
+            ("lastTimestamp", object.deprecated_last_timestamp.is_some()),
+            ("count", object.deprecated_count.unwrap_or(0) != 0),
+        ] {
+            if set {
+                errors.invalid(&Path::new(field), "", "needs to be unset");
+            }
+        }
+        if object.series.as_ref().is_some_and(|s| s.count < 2) {
+            let count = object.series.as_ref().map(|s| s.count);
+            errors.invalid(&Path::new("series.count"), count, "should be at least 2");
+        }
+        errors
+    }
+    fn validate_update(new: &new::Event, old: &new::Event) -> Errors {
+        // Events of the old style may still be touched.
+        match old.event_time {
+            None => Events::validate(&to_core(new)),
+            Some(_) => Self::validate(new),
+        }
+    }
+    fn row(object: &new::Event, now: Timestamp) -> Vec<Value> {
+        Events::row(&to_core(object), now)
+    }
+    fn selectable_fields(object: &new::Event) -> Vec<(&'static str, String)> {
+        let fields = Events::selectable_fields(&to_core(object));
+        Self::SELECTABLE.iter().copied().zip(fields.into_iter().map(|(_, value)| value)).collect()
+    }
+}
+
+fn to_core(event: &new::Event) -> Event {
+    let event = event.clone();
+    Event {
+        action: event.action,
+        count: event.deprecated_count,
+        event_time: event.event_time,
+        first_timestamp: event.deprecated_first_timestamp,
+        involved_object: event.regarding.unwrap_or_default(),
+        last_timestamp: event.deprecated_last_timestamp,
+        message: event.note,
+        metadata: event.metadata,
+        reason: event.reason,
+        related: event.related,
+        reporting_component: event.reporting_controller,
+        reporting_instance: event.reporting_instance,
+        series: event
+            .series
+            .map(|s| EventSeries { count: Some(s.count), last_observed_time: Some(s.last_observed_time) }),
+        source: event.deprecated_source,
+        type_: event.type_,
+    }
+}
+
+fn of_core(event: Event) -> new::Event {
+    let series = event.series.and_then(|s| {
+        let last_observed_time = s.last_observed_time?;
+        Some(new::EventSeries { count: s.count.unwrap_or(0), last_observed_time })
+    });
+    let about = event.involved_object;
+    new::Event {
+        action: event.action,
+        deprecated_count: event.count,
+        deprecated_first_timestamp: event.first_timestamp,
+        deprecated_last_timestamp: event.last_timestamp,
+        deprecated_source: event.source,
+        event_time: event.event_time,
+        metadata: event.metadata,
+        note: event.message,
+        reason: event.reason,
+        regarding: (about != Default::default()).then_some(about),
+        related: event.related,
+        reporting_controller: event.reporting_component,
+        reporting_instance: event.reporting_instance,
+        series,
+        type_: event.type_,
+    }
+}
+
 fn source(event: &Event) -> String {
     let source = event.source.as_ref();
     let component = cells::text_or(
@@ -201,6 +323,22 @@ mod tests {
             texts(Events::validate(&new)),
             ["reportingInstance: Required value", "action: Required value"]
         );
+    }
+
+    #[test]
+    fn both_versions_are_one() {
+        let old = object::<Event>(json!({
+            "metadata": {"name": "e", "namespace": "a"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "a"},
+            "type": "Normal", "reason": "Pulled", "message": "done", "count": 4, "source": {"component": "kubelet"}
+        }));
+        let seen = EventsV1::from_stored(&serde_json::to_vec(&old).unwrap()).unwrap();
+        let value = serde_json::to_value(&seen).unwrap();
+        assert_eq!((&value["apiVersion"], &value["note"]), (&json!("events.k8s.io/v1"), &json!("done")));
+        assert_eq!((&value["regarding"]["name"], &value["deprecatedCount"]), (&json!("p"), &json!(4)));
+        assert_eq!(serde_json::from_slice::<Event>(&EventsV1::to_stored(&seen)).unwrap(), old);
+        assert_eq!(EventsV1::selectable_fields(&seen)[2], ("regarding.name", "p".to_owned()));
+        let faults = texts(EventsV1::validate(&seen));
+        assert_eq!(faults, ["eventTime: Required value", "count: Invalid value: \"\": needs to be unset"]);
     }
 
     #[test]

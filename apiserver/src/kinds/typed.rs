@@ -1,7 +1,15 @@
 //! From typed kinds to the untyped path: nothing here knows any kind.
+//!
+//! Two versions of one kind share a store like this: one of them is what is stored, the other is a view
+//! (`Kind::IS_VIEW`), an entry of the table of kinds with names and a type of its own. The generic path treats a view
+//! as any kind, with its own type in hand: rules, patches, apply and columns see the version the client speaks. Only
+//! what goes into the store and what comes out of it passes through `to_stored` and `from_stored`, and bytes on their way
+//! to a client through `show`. Keys name no version, so both find the same objects, and a watch of either sees all
+//! changes. What it does not do: fields that managers own under one version are not translated into the other's paths.
 
 use super::{AnyKind, AnyObject, Column, Decoded, Deletion, Kind, Subresource, decode};
 use api::{field, resource::Resource};
+use bytes::Bytes;
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
@@ -107,9 +115,9 @@ impl<K: Kind> AnyKind for Typed<K> {
         Ok(Decoded { object: Box::new(object), unknown })
     }
     fn decode_stored(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, String> {
-        match serde_json::from_slice::<K::Object>(bytes) {
+        match K::from_stored(bytes) {
             Ok(object) => Ok(Box::new(object)),
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(e),
         }
     }
     fn check_name(&self, name: &str) -> Vec<String> {
@@ -181,6 +189,31 @@ impl<K: Kind> AnyKind for Typed<K> {
     }
     fn held(&self, object: &dyn AnyObject) -> bool {
         of::<K>(object).is_some_and(K::held)
+    }
+    fn is_view(&self) -> bool {
+        K::IS_VIEW
+    }
+    fn stored_group(&self) -> &'static str {
+        K::STORED_GROUP
+    }
+    fn to_stored(&self, object: &dyn AnyObject) -> Vec<u8> {
+        of::<K>(object).map(K::to_stored).unwrap_or_default()
+    }
+    fn show(&self, stored: &Bytes) -> Bytes {
+        if !K::IS_VIEW {
+            return stored.clone();
+        }
+        match K::from_stored(stored) {
+            Ok(object) => object.to_json().into(),
+            Err(error) => {
+                tracing::error!(
+                    kind = K::PLURAL,
+                    error,
+                    "a stored object cannot be shown in another version"
+                );
+                stored.clone()
+            }
+        }
     }
     fn prepare_deletion(&self, object: &mut dyn AnyObject) {
         if let Some(object) = of_mut::<K>(object) {

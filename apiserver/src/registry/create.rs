@@ -70,11 +70,11 @@ impl Registry {
             {
                 return Err(call.already_exists(&name));
             }
-            return Ok(Outcome { object: object.to_json().into(), created: true, warnings });
+            return Ok(Outcome { object: kind.to_stored(object.as_ref()).into(), created: true, warnings });
         }
         let mut attempt = 1;
         loop {
-            let payload = self.encode(object.as_mut())?;
+            let payload = self.encode(kind, object.as_mut())?;
             let name = object.meta().name.as_deref().unwrap_or_default();
             match self.0.store.create(key(kind, call.namespace, name)?, payload).await {
                 Ok(kv) => {

@@ -59,7 +59,7 @@ impl Registry {
             if step == Step::Nothing {
                 return Ok(Deleted::Marked(old.bytes));
             }
-            let payload = self.encode(object.as_mut())?;
+            let payload = self.encode(call.kind, object.as_mut())?;
             let unchanged = payload.finish(old.revision);
             if call.dry_run || options.dry_run {
                 return Ok(if step == Step::Mark {

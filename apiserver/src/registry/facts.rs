@@ -22,6 +22,8 @@ pub struct Facts {
     /// `None`: the value cannot be read.
     labels: OnceLock<Option<BTreeMap<String, String>>>,
     fields: OnceLock<Option<Vec<(&'static str, String)>>>,
+    /// The same as a view names them.
+    view: OnceLock<Option<Vec<(&'static str, String)>>>,
 }
 
 #[derive(Deserialize)]
@@ -38,7 +40,7 @@ struct LightMeta {
 
 impl Facts {
     pub fn of(bytes: &Bytes) -> Self {
-        Self { bytes: bytes.clone(), labels: OnceLock::new(), fields: OnceLock::new() }
+        Self { bytes: bytes.clone(), labels: OnceLock::new(), fields: OnceLock::new(), view: OnceLock::new() }
     }
 
     /// Read by a light parse that skips everything but the metadata.
@@ -54,7 +56,8 @@ impl Facts {
     pub fn fields(&self, kind: &dyn AnyKind) -> Option<&[(&'static str, String)]> {
         let read =
             || kind.decode_stored(&self.bytes).ok().map(|object| kind.selectable_fields(object.as_ref()));
-        self.fields.get_or_init(read).as_deref()
+        let known = if kind.is_view() { &self.view } else { &self.fields };
+        known.get_or_init(read).as_deref()
     }
 }
 

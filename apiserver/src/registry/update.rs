@@ -107,8 +107,8 @@ impl Registry {
             Rules::Status => kind.prepare_status_update(new.as_mut(), current),
             Rules::Own => {}
         }
-        // Binding a pod to its node is no change of what its owner wants.
-        let changed = rules != Rules::Own && kind.generation_changed(new.as_ref(), current) == Some(true);
+        // Neither a status nor the binding of a pod to its node is a change of what the owner wants.
+        let changed = rules == Rules::Main && kind.generation_changed(new.as_ref(), current) == Some(true);
         new.meta_mut().generation = current.meta().generation.map(|g| g + i64::from(changed));
         let reservation = self.reserve(call, new.as_mut(), Some(current))?;
         call.invalid(call.name, validate(kind, rules, new.as_ref(), current))?;
@@ -119,7 +119,7 @@ impl Registry {
         if !change.apply {
             track(call, new.as_mut(), current)?;
         }
-        let payload = self.encode(new.as_mut())?;
+        let payload = self.encode(kind, new.as_mut())?;
         let unchanged = payload.finish(old.revision);
         let gone = is_let_go(kind, new.as_ref(), current);
         if call.dry_run || (!gone && unchanged == old.bytes) {

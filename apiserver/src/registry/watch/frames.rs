@@ -73,7 +73,7 @@ impl Frames {
 
     pub(super) fn push(&mut self, out: &mut BytesMut, kind: Type, object: &Bytes) {
         match self.form {
-            Form::Object => self.frame(out, kind.name(), object),
+            Form::Object => self.frame(out, kind.name(), &self.kind.show(object)),
             Form::Partial => self.frame(out, kind.name(), &table::partial(object)),
             Form::Table(include) => {
                 // An object that can no longer be decoded has no row to show.
@@ -82,7 +82,7 @@ impl Frames {
                     resource_version: typed.meta().resource_version.clone().unwrap_or_default(),
                     ..table::ListMeta::default()
                 };
-                let rows = [(typed, object.clone())];
+                let rows = [(typed, self.kind.show(object))];
                 let now = jiff::Timestamp::now();
                 let body = table::render(self.kind, &rows, include, &meta, !self.columns_sent, now);
                 self.columns_sent = true;
