@@ -285,7 +285,10 @@ mod tests {
             (with(|f| f.disable = Some(vec!["tea".into()])), "--disable"),
             (with(|f| f.nodes = Some(0)), "--nodes must be at least 1"),
             (with(|f| f.nodes = Some(256)), "10.244.0.0/16 has room for 255 (a /24 each)"),
-            (with(|f| (f.nodes, f.cluster_cidr) = (Some(3), Some("10.240.0.0/23".into()))), "has room for 1 (a /24 each)"),
+            (
+                with(|f| (f.nodes, f.cluster_cidr) = (Some(3), Some("10.240.0.0/23".into()))),
+                "has room for 1 (a /24 each)",
+            ),
             (with(|f| (f.nodes, f.cluster_cidr) = (Some(256), Some("11.0.0.0/8".into()))), "at most 255"),
             (with(|f| (f.nodes, f.node_name) = (Some(2), Some("n".repeat(62)))), "no more than 63"),
             (with(|f| f.node_monitor_grace_period = Some("40".into())), "has no known unit after 40"),
