@@ -167,15 +167,12 @@ impl Agent {
 
     /// This node's pods, from the cache, once that is as new as what the API server itself says now.
     async fn pods_of_now(&self) -> Vec<Arc<Pod>> {
-        let api: Api<Pod> = Api::all(self.context.client.clone());
-        let own = ListParams::default().fields(&format!("spec.nodeName={}", self.context.config.node_name));
         let mut wait = FIRST_WAIT;
         loop {
-            match api.list(&own).await {
-                Ok(list) => {
-                    let revision = list.metadata.resource_version.and_then(|v| v.parse().ok()).unwrap_or(0);
+            match self.list_pods().await {
+                Ok((listed, revision)) => {
                     let cached = self.own_pods();
-                    if returning::caught_up(&cached, &list.items, revision) {
+                    if returning::caught_up(&cached, &listed, revision) {
                         return cached;
                     }
                 }
@@ -186,6 +183,25 @@ impl Agent {
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LAST_WAIT);
+        }
+    }
+
+    /// This node's pods as the API server has them, and at which revision.
+    async fn list_pods(&self) -> kube::Result<(Vec<Pod>, u64)> {
+        let api: Api<Pod> = Api::all(self.context.client.clone());
+        let mut params =
+            ListParams::default().fields(&format!("spec.nodeName={}", self.context.config.node_name));
+        let mut listed = Vec::new();
+        loop {
+            let page = api.list(&params).await?;
+            listed.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => {
+                    let revision = page.metadata.resource_version.and_then(|v| v.parse().ok());
+                    return Ok((listed, revision.unwrap_or(0)));
+                }
+            }
         }
     }
 
