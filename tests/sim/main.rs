@@ -143,13 +143,10 @@ mod guards {
         claim_held: ClaimHeld,
         #[ignore = "a rare schedule: minutes"]
         as_seen: AsSeen,
-        #[ignore = "a rare schedule: minutes"]
         node_asked: NodeAsked,
         #[ignore = "a rare schedule: minutes"]
         garbage_uid: GarbageUid,
-        #[ignore = "a rare schedule: minutes"]
         name_waits: NameWaits,
-        #[ignore = "a rare schedule: minutes"]
         delete_uid: DeleteUid,
         #[ignore = "a rare schedule: minutes"]
         status_uid: StatusUid,
@@ -157,7 +154,6 @@ mod guards {
         volume_names_claim: VolumeNamesClaim,
         #[ignore = "a rare schedule: minutes"]
         reserve_afresh: ReserveAfresh,
-        #[ignore = "a rare schedule: minutes"]
         reclaim_asked: ReclaimAsked,
     );
 }
@@ -166,7 +162,6 @@ mod promises {
     use super::*;
 
     #[test]
-    #[ignore = "a rare schedule: minutes"]
     fn one_name() {
         is_relied_on(Promise::OneName);
     }

@@ -356,6 +356,14 @@ impl Process {
         self.watch(feed, most, stale);
     }
 
+    /// Lists everything as it is, but one kind as it was.
+    pub(crate) fn begin_with(&mut self, kind: &str, stale: usize) {
+        for feed in 0..self.feeds.len() {
+            let stale = if self.feeds[feed].kind == kind { stale } else { 0 };
+            self.watch(feed, usize::MAX, stale);
+        }
+    }
+
     pub(crate) fn catch_up(&mut self) -> bool {
         let shown = (0..self.feeds.len()).map(|feed| self.watch(feed, usize::MAX, 0));
         shown.fold(false, |any, one| any | one)

@@ -469,9 +469,10 @@ impl Server {
     }
 
     /// The actor is gone. What it had sent may still arrive.
-    pub(crate) fn crashed(&mut self, actor: Actor) {
-        let late = self.rng.bool() && self.faults;
-        self.in_flight.retain(|f| f.actor != actor || late);
+    pub(crate) fn crashed(&mut self, actor: Actor, surely_late: bool) {
+        let late = (surely_late || self.rng.bool()) && self.faults;
+        let writes = |f: &InFlight| !matches!(f.call.verb, Verb::Get | Verb::List(_));
+        self.in_flight.retain(|f| f.actor != actor || (late && writes(f)));
         self.in_flight.iter_mut().filter(|f| f.actor == actor).for_each(|f| f.ticket = 0);
     }
 
@@ -479,6 +480,12 @@ impl Server {
     pub(crate) fn busy(&mut self) -> Option<Actor> {
         let busy: Vec<Actor> = self.in_flight.iter().filter(|f| f.ticket != 0).map(|f| f.actor).collect();
         self.rng.choice(busy)
+    }
+
+    /// Whether it has asked for a change and not been served yet.
+    pub(crate) fn is_writing(&self, actor: Actor) -> bool {
+        let writes = |f: &InFlight| !matches!(f.call.verb, Verb::Get | Verb::List(_));
+        self.in_flight.iter().any(|f| f.actor == actor && f.ticket != 0 && writes(f))
     }
 
     /// Lets a request of a crashed process arrive.

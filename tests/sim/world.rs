@@ -77,7 +77,7 @@ enum Act {
 }
 
 /// What goes wrong, by how often.
-const TROUBLES: [(u32, Trouble); 13] = [
+const TROUBLES: [(u32, Trouble); 17] = [
     (5, Trouble::Crash),
     (2, Trouble::Repeat),
     (2, Trouble::Cut),
@@ -91,6 +91,10 @@ const TROUBLES: [(u32, Trouble); 13] = [
     (1, Trouble::LongWait),
     (1, Trouble::AllSilent),
     (4, Trouble::Late),
+    (2, Trouble::Takeover),
+    (2, Trouble::NodeMadeAnew),
+    (2, Trouble::LateTwin),
+    (1, Trouble::StaleClaims),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -108,6 +112,10 @@ enum Trouble {
     LongWait,
     AllSilent,
     Late,
+    Takeover,
+    NodeMadeAnew,
+    LateTwin,
+    StaleClaims,
 }
 
 /// What a schedule is prone to. Each leaves out some things and overdoes others: together they find more than the average
@@ -355,6 +363,152 @@ impl World {
         }
     }
 
+    // Plots: what chance alone would bring together too rarely.
+
+    /// Everybody but one node goes about their work for a while.
+    fn others_work(&mut self, but: &str) {
+        for _ in 0..8 {
+            for process in &mut self.processes {
+                process.catch_up();
+                for _ in 0..BURST {
+                    if !process.step(&mut self.rng) {
+                        break;
+                    }
+                    process.catch_up();
+                }
+            }
+            for node in self.nodes.iter_mut().filter(|n| n.node != but) {
+                node.watch(usize::MAX, 0);
+                for _ in 0..BURST {
+                    if !node.step(&mut self.rng) {
+                        break;
+                    }
+                }
+                node.flip(&mut self.rng, true);
+            }
+            if self.rng.bool() {
+                self.advance(SignedDuration::from_secs(2));
+            }
+        }
+    }
+
+    /// A pod is taken away by force from a node that is cut off, and comes up elsewhere; then the node is back, and knows
+    /// nothing or all of it at once.
+    fn takeover(&mut self, at: usize) {
+        let node = self.nodes[at].node.clone();
+        let pods: Vec<Arc<Pod>> = {
+            let server = lock(&self.server);
+            server.all::<Pod>().filter(|p| api::pod::node_name(p) == Some(node.as_str())).cloned().collect()
+        };
+        let Some(pod) = self.rng.choice(&pods) else { return };
+        self.say(|| format!("takeover of {}", uid(pod)));
+        let of = |grace| DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
+        if self.rng.bool() {
+            let _ = lock(&self.server).delete("Pod", super::oracle::name(pod), &of(None));
+            self.nodes[at].watch(usize::MAX, 0);
+            let most = self.rng.usize(..16);
+            for _ in 0..most {
+                self.nodes[at].step(&mut self.rng);
+            }
+            let seconds = self.rng.i64(0..12);
+            self.advance(SignedDuration::from_secs(seconds));
+        }
+        self.cut(at);
+        if self.rng.bool() {
+            self.long_wait();
+        }
+        {
+            let mut server = lock(&self.server);
+            let same = server.get::<Pod>(super::oracle::name(pod)).is_some_and(|p| uid(p) == uid(pod));
+            if same {
+                server.oracle.released.insert(uid(pod).to_owned());
+                let _ = server.delete("Pod", super::oracle::name(pod), &of(Some(0)));
+            }
+        }
+        self.others_work(&node);
+        if self.rng.u8(..3) == 0 {
+            self.link(at);
+        } else {
+            self.say(|| format!("{node}: linked again, as it was"));
+            self.back_in_service(at);
+            self.nodes[at].linked = true;
+            if self.rng.bool() {
+                self.nodes[at].watch(usize::MAX, 0);
+            }
+        }
+        let most = self.rng.usize(..24);
+        for _ in 0..most {
+            self.nodes[at].step(&mut self.rng);
+        }
+        self.advance(SignedDuration::from_secs(1));
+    }
+
+    /// A node is deleted and registers anew, while whoever removes what nobody will finish looks at an old cache.
+    fn node_made_anew(&mut self, at: usize) {
+        let node = self.nodes[at].node.clone();
+        self.cut(at);
+        {
+            let mut server = lock(&self.server);
+            server.say(|| format!("person: delete node {node}"));
+            server.oracle.given_up.insert(node.clone());
+            let _ = server.delete("Node", &node, &DeleteParams::default());
+        }
+        let garbage = self.processes.iter().position(|p| p.actor == Actor::PodGarbage).unwrap_or(0);
+        self.processes[garbage].catch_up();
+        self.burst(garbage);
+        self.link(at);
+        self.nodes[at].watch(usize::MAX, 0);
+        for _ in 0..BURST {
+            if !self.nodes[at].step(&mut self.rng) {
+                break;
+            }
+        }
+        for _ in 0..12 {
+            self.advance(SignedDuration::from_secs(TURN));
+            self.burst(garbage);
+        }
+    }
+
+    fn burst(&mut self, at: usize) {
+        for _ in 0..BURST {
+            if !self.processes[at].step(&mut self.rng) {
+                break;
+            }
+        }
+    }
+
+    /// A process ends when it has just sent something. Its successor does the same work, and more; then that arrives.
+    fn late_twin(&mut self) {
+        self.person();
+        let at = self.rng.usize(..self.processes.len());
+        let actor = self.processes[at].actor;
+        self.processes[at].catch_up();
+        for _ in 0..60 {
+            if lock(&self.server).is_writing(actor) && self.rng.u8(..3) == 0 {
+                break;
+            }
+            if !self.processes[at].step(&mut self.rng) {
+                return;
+            }
+        }
+        self.crash(at, true);
+        let chance = self.rng.bool();
+        if chance {
+            self.person();
+        }
+        self.others_work("");
+        lock(&self.server).deliver_late();
+    }
+
+    /// The volume controllers start with an old list of claims and a new one of volumes.
+    fn stale_claims(&mut self) {
+        let at = self.processes.iter().position(|p| p.actor == Actor::Volumes).unwrap_or(0);
+        self.crash(at, false);
+        let stale = self.rng.usize(..120);
+        self.processes[at].begin_with("PersistentVolumeClaim", stale);
+        self.burst(at);
+    }
+
     fn person(&mut self) {
         let mut server = lock(&self.server);
         let pods: Vec<Arc<Pod>> = server.all::<Pod>().cloned().collect();
@@ -445,7 +599,7 @@ impl World {
                 // Best in the middle of something.
                 let busy = lock(&self.server).busy();
                 let at = self.processes.iter().position(|p| Some(p.actor) == busy);
-                self.crash(at.unwrap_or(process));
+                self.crash(at.unwrap_or(process), false);
             }
             Some(Trouble::Repeat) => self.processes[process].repeat(&mut self.rng),
             Some(Trouble::Cut) => {
@@ -476,6 +630,10 @@ impl World {
                 self.link(at);
             }
             Some(Trouble::Late) => lock(&self.server).deliver_late(),
+            Some(Trouble::Takeover) => self.takeover(at),
+            Some(Trouble::NodeMadeAnew) => self.node_made_anew(at),
+            Some(Trouble::LateTwin) => self.late_twin(),
+            Some(Trouble::StaleClaims) => self.stale_claims(),
             None => {}
         }
         self.collect_garbage();
@@ -487,12 +645,12 @@ impl World {
         node.linked = false;
     }
 
-    fn crash(&mut self, at: usize) {
+    fn crash(&mut self, at: usize, surely_late: bool) {
         let actor = self.processes[at].actor;
         self.say(|| format!("{actor:?} crashes"));
         let fresh = Process::start(actor, &self.server, &self.client);
         drop(std::mem::replace(&mut self.processes[at], fresh));
-        lock(&self.server).crashed(actor);
+        lock(&self.server).crashed(actor, surely_late);
     }
 
     fn up(&mut self, at: usize) {
