@@ -39,8 +39,8 @@ pub(crate) fn objects() -> Objects {
             ["role", name] => role(&mut objects, name, &body),
             ["bind", name] => bind(&mut objects, name, place(name).1, &subjects(&body)),
             ["bind", name, "to", role] => bind(&mut objects, name, role, &subjects(&body)),
-            // `the_table_is_read_whole` finds it.
-            _ => debug_assert!(false, "{head}"),
+            // None in the table: `the_table_is_read_whole` would find it.
+            _ => {}
         }
     }
     objects
@@ -177,6 +177,10 @@ mod tests {
 
     #[test]
     fn the_table_is_read_whole() {
+        for line in TABLE.lines().filter(|l| !l.starts_with([' ', '#']) && !l.is_empty()) {
+            let words: Vec<&str> = line.split(' ').collect();
+            assert!(matches!(words.as_slice(), ["role" | "bind", _] | ["bind", _, "to", _]), "{line:?}");
+        }
         for line in TABLE.lines().filter(|l| l.starts_with(' ')) {
             let words: Vec<&str> = line.trim_start().split(' ').collect();
             match words.as_slice() {
