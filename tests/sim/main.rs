@@ -144,11 +144,9 @@ mod guards {
         #[ignore = "a rare schedule: minutes"]
         as_seen: AsSeen,
         node_asked: NodeAsked,
-        #[ignore = "a rare schedule: minutes"]
         garbage_uid: GarbageUid,
         name_waits: NameWaits,
         delete_uid: DeleteUid,
-        #[ignore = "a rare schedule: minutes"]
         status_uid: StatusUid,
         #[ignore = "a rare schedule: minutes"]
         volume_names_claim: VolumeNamesClaim,

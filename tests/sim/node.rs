@@ -559,6 +559,11 @@ impl Kubelet {
         self.machine.ready.len() != before
     }
 
+    pub(crate) fn all_unready(&mut self) {
+        self.machine.ready.clear();
+        self.machine.changes += 1;
+    }
+
     fn note_ready(&self) {
         let ready = self.machine.main().filter(|c| self.machine.ready.contains(&c.id));
         lock(&self.server).oracle.ever_ready.extend(ready.map(|c| c.pod.uid.clone()));

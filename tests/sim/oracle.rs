@@ -327,11 +327,9 @@ fn deletion(server: &Server, victim: &str) -> Option<String> {
     if now.spec.as_ref()?.containers[0].image.as_deref() == Some(wanted.image.as_str()) {
         return Some(format!("{victim} deleted, which is wanted as it is"));
     }
-    let down = (wanted.start..wanted.end).filter(|o| *o != ordinal).find(|o| {
-        !pods
-            .get(&identity::pod_name(&set, *o))
-            .is_some_and(|p| status::is_healthy(p, wanted.min_ready, server.now))
-    })?;
+    let down = (wanted.start..wanted.end)
+        .filter(|o| *o != ordinal)
+        .find(|o| !healthy(server, &wanted, pods.get(&identity::pod_name(&set, *o))))?;
     Some(format!("updated the healthy {ordinal} while {down} is not healthy"))
 }
 

@@ -366,7 +366,7 @@ impl World {
     // Plots: what chance alone would bring together too rarely.
 
     /// Everybody but one node goes about their work for a while.
-    fn others_work(&mut self, but: &str) {
+    fn others_work(&mut self, but: &str, become_ready: bool) {
         for _ in 0..8 {
             for process in &mut self.processes {
                 process.catch_up();
@@ -384,7 +384,9 @@ impl World {
                         break;
                     }
                 }
-                node.flip(&mut self.rng, true);
+                if become_ready {
+                    node.flip(&mut self.rng, true);
+                }
             }
             if self.rng.bool() {
                 self.advance(SignedDuration::from_secs(2));
@@ -402,6 +404,16 @@ impl World {
         };
         let Some(pod) = self.rng.choice(&pods) else { return };
         self.say(|| format!("takeover of {}", uid(pod)));
+        // Sometimes it is about to say that it is ready.
+        let about_to_speak = self.rng.bool();
+        if about_to_speak {
+            self.nodes[at].all_unready();
+            for _ in 0..BURST {
+                if !self.nodes[at].step(&mut self.rng) {
+                    break;
+                }
+            }
+        }
         let of = |grace| DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
         if self.rng.bool() {
             let _ = lock(&self.server).delete("Pod", super::oracle::name(pod), &of(None));
@@ -414,6 +426,12 @@ impl World {
             self.advance(SignedDuration::from_secs(seconds));
         }
         self.cut(at);
+        if about_to_speak {
+            self.nodes[at].all_ready(&BTreeSet::new());
+            for _ in 0..4 {
+                self.nodes[at].step(&mut self.rng);
+            }
+        }
         if self.rng.bool() {
             self.long_wait();
         }
@@ -425,7 +443,7 @@ impl World {
                 let _ = server.delete("Pod", super::oracle::name(pod), &of(Some(0)));
             }
         }
-        self.others_work(&node);
+        self.others_work(&node, !about_to_speak);
         if self.rng.u8(..3) == 0 {
             self.link(at);
         } else {
@@ -441,6 +459,8 @@ impl World {
             self.nodes[at].step(&mut self.rng);
         }
         self.advance(SignedDuration::from_secs(1));
+        self.processes[0].catch_up();
+        self.burst(0);
     }
 
     /// A node is deleted and registers anew, while whoever removes what nobody will finish looks at an old cache.
@@ -456,6 +476,9 @@ impl World {
         let garbage = self.processes.iter().position(|p| p.actor == Actor::PodGarbage).unwrap_or(0);
         self.processes[garbage].catch_up();
         self.burst(garbage);
+        if self.rng.bool() {
+            return self.late_garbage(garbage, &node);
+        }
         self.link(at);
         self.nodes[at].watch(usize::MAX, 0);
         for _ in 0..BURST {
@@ -469,6 +492,20 @@ impl World {
         }
     }
 
+    /// What removes the pods of a lost node ends in the middle of it; what it had asked for comes when others are in place.
+    fn late_garbage(&mut self, garbage: usize, node: &str) {
+        for _ in 0..12 {
+            self.advance(SignedDuration::from_secs(TURN));
+            while self.processes[garbage].step(&mut self.rng) {
+                if lock(&self.server).is_writing(Actor::PodGarbage) && self.rng.u8(..4) == 0 {
+                    self.crash(garbage, true);
+                    self.others_work(node, true);
+                    return lock(&self.server).deliver_late();
+                }
+            }
+        }
+    }
+
     fn burst(&mut self, at: usize) {
         for _ in 0..BURST {
             if !self.processes[at].step(&mut self.rng) {
@@ -479,8 +516,13 @@ impl World {
 
     /// A process ends when it has just sent something. Its successor does the same work, and more; then that arrives.
     fn late_twin(&mut self) {
-        self.person();
-        let at = self.rng.usize(..self.processes.len());
+        if self.rng.bool() {
+            let image = self.rng.choice(["v0", "v1", "v2"]).unwrap();
+            update(&mut lock(&self.server), image);
+        } else {
+            self.person();
+        }
+        let at = if self.rng.bool() { 0 } else { self.rng.usize(..self.processes.len()) };
         let actor = self.processes[at].actor;
         self.processes[at].catch_up();
         for _ in 0..60 {
@@ -492,12 +534,24 @@ impl World {
             }
         }
         self.crash(at, true);
-        let chance = self.rng.bool();
-        if chance {
-            self.person();
+        let only = self.rng.choice(NODES).unwrap();
+        let cordon = actor == Actor::Scheduler;
+        if cordon {
+            self.cordon_all_but(Some(only));
         }
-        self.others_work("");
+        self.others_work("", true);
+        if cordon {
+            self.cordon_all_but(None);
+        }
         lock(&self.server).deliver_late();
+    }
+
+    fn cordon_all_but(&mut self, only: Option<&str>) {
+        for node in NODES {
+            let closed = only.is_some_and(|only| only != node);
+            let change = |n: &mut Node| n.spec.get_or_insert_default().unschedulable = Some(closed);
+            lock(&self.server).change::<Node>(node, change);
+        }
     }
 
     /// The volume controllers start with an old list of claims and a new one of volumes.
