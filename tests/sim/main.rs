@@ -141,7 +141,6 @@ mod guards {
         return_first: ReturnFirst,
         reserve_as_seen: ReserveAsSeen,
         claim_held: ClaimHeld,
-        #[ignore = "a rare schedule: minutes"]
         as_seen: AsSeen,
         node_asked: NodeAsked,
         garbage_uid: GarbageUid,
