@@ -921,8 +921,21 @@ fn free_disk(server: &mut Server, rng: &mut fastrand::Rng) {
     }
 }
 
-/// A person gives up claims whose volume was taken away, and the pods that wait for them.
+/// A person gives up claims whose volume was taken away, and the pods that wait for them; and surplus pods that wait for a
+/// claim somebody deleted, which the set makes for wanted pods only.
 fn give_up_lost(server: &mut Server) {
+    let wanted = wanted(server.get::<StatefulSet>(SET).unwrap());
+    let waiting: Vec<String> = server
+        .all::<Pod>()
+        .filter(|p| api::pod::node_name(p).is_none())
+        .map(|p| super::oracle::name(p).to_owned())
+        .filter(|name| !wanted.contains(name))
+        .filter(|name| server.get::<PersistentVolumeClaim>(&format!("data-{name}")).is_none())
+        .collect();
+    for pod in waiting {
+        server.say(|| format!("person: gives up {pod}"));
+        let _ = server.delete("Pod", &pod, &DeleteParams::default());
+    }
     let lost = |c: &&Arc<PersistentVolumeClaim>| {
         c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Lost")
             && c.metadata.deletion_timestamp.is_none()
