@@ -215,7 +215,8 @@ impl Oracle {
     pub(crate) fn wiped(server: &mut Server, path: &str) {
         let oracle = &server.oracle;
         let mut users = oracle.live.values().filter(|l| l.path.as_deref() == Some(path));
-        let user = users.find(|l| !oracle.released.contains(&l.uid)).map(|l| l.identity.clone());
+        let given_up = |l: &Live| oracle.released.contains(&l.uid) || oracle.given_up.contains(&l.node);
+        let user = users.find(|l| !given_up(l)).map(|l| l.identity.clone());
         let volume = path.rsplit('/').next().unwrap_or_default();
         let claim = server
             .all::<PersistentVolumeClaim>()
