@@ -354,7 +354,8 @@ mod tests {
         assert_eq!(value["webhooks"][0]["rules"][0]["scope"], "*");
         assert_eq!(value["webhooks"][0]["clientConfig"]["service"]["port"], 443);
         assert_eq!(ValidatingWebhooks::warnings(&fine).len(), 1);
-        let cases: [(fn(&mut Value), &str); 4] = [
+        type Change = fn(&mut Value);
+        let cases: [(Change, &str); 4] = [
             (
                 |h| h["name"] = json!("short.io"),
                 "webhooks[0].name: Invalid value: \"short.io\": should be a domain with at least three segments separated by dots",

@@ -133,7 +133,7 @@ pub(super) fn drain(old: &mut [Set], limits: Limits) -> bool {
 }
 
 /// What a change of the deployment's own size means for its sets.
-pub(super) fn resize(mut new: Option<&mut Set>, old: &mut [Set], limits: Limits, actual: i32) {
+pub(super) fn resize(new: Option<&mut Set>, old: &mut [Set], limits: Limits, actual: i32) {
     by_age(old);
     let active_old = old.iter().filter(|s| s.replicas() > 0).count();
     let new_is_active = new.as_ref().is_some_and(|s| s.replicas() > 0);
@@ -167,7 +167,7 @@ pub(super) fn resize(mut new: Option<&mut Set>, old: &mut [Set], limits: Limits,
         return;
     }
     let mut all: Vec<&mut Set> = old.iter_mut().collect();
-    all.extend(new.as_deref_mut());
+    all.extend(new);
     all.retain(|s| s.replicas() > 0);
     if !limits.rolling {
         // Recreate goes on by itself, once the sets know the new size.
