@@ -36,8 +36,8 @@ pub(crate) struct Live {
 type Pods = BTreeMap<String, Arc<Pod>>;
 
 /// What a controller's current run has looked at.
-#[derive(Default)]
-struct Run {
+#[derive(Default, Clone)]
+pub(crate) struct Run {
     set: Option<Arc<StatefulSet>>,
     pods: Option<Pods>,
 }
@@ -99,6 +99,15 @@ impl Oracle {
     pub(crate) fn violated(&mut self, what: String) {
         self.say(|| format!("VIOLATION: {what}"));
         self.violation.get_or_insert(what);
+    }
+
+    /// What the actor's run has looked at; and puts another in its place.
+    pub(crate) fn swap_run(&mut self, actor: Actor, run: Run) -> Run {
+        self.runs.insert(actor, run).unwrap_or_default()
+    }
+
+    pub(crate) fn run(&self, actor: Actor) -> Run {
+        self.runs.get(&actor).cloned().unwrap_or_default()
     }
 
     /// A controller starts anew: it has looked at nothing.

@@ -1,7 +1,7 @@
 //! An API server of plain data with the real one's rules: one object a name, revisions, preconditions, graceful deletion
 //! of what runs on a node, finalizers. Every change is an event in one log, which watches show sooner or later.
 
-use super::oracle::Oracle;
+use super::oracle::{Oracle, Run};
 use api::conditions;
 use client::stage::{Call, Object, Reply, Verb};
 use jiff::{SignedDuration, Timestamp};
@@ -113,6 +113,8 @@ struct InFlight {
     ticket: u64,
     actor: Actor,
     call: Call,
+    /// What its sender had looked at, once that has crashed.
+    run: Run,
 }
 
 pub(crate) struct Server {
@@ -453,7 +455,7 @@ impl Server {
 
     pub(crate) fn submit(&mut self, actor: Actor, call: Call) -> u64 {
         self.counter += 1;
-        self.in_flight.push(InFlight { ticket: self.counter, actor, call });
+        self.in_flight.push(InFlight { ticket: self.counter, actor, call, run: Run::default() });
         self.counter
     }
 
@@ -473,7 +475,10 @@ impl Server {
         let late = (surely_late || self.rng.bool()) && self.faults;
         let writes = |f: &InFlight| !matches!(f.call.verb, Verb::Get | Verb::List(_));
         self.in_flight.retain(|f| f.actor != actor || (late && writes(f)));
-        self.in_flight.iter_mut().filter(|f| f.actor == actor).for_each(|f| f.ticket = 0);
+        let run = self.oracle.run(actor);
+        for late in self.in_flight.iter_mut().filter(|f| f.actor == actor && f.ticket != 0) {
+            (late.ticket, late.run) = (0, run.clone());
+        }
     }
 
     /// Someone whose request is on its way.
@@ -491,10 +496,11 @@ impl Server {
     /// Lets a request of a crashed process arrive.
     pub(crate) fn deliver_late(&mut self) {
         if let Some(at) = self.in_flight.iter().position(|f| f.ticket == 0) {
-            let InFlight { actor, call, .. } = self.in_flight.remove(at);
+            let InFlight { actor, call, run, .. } = self.in_flight.remove(at);
             self.say(|| "late:".to_owned());
-            self.oracle.begin_run(actor);
+            let now = self.oracle.swap_run(actor, run);
             let _ = self.serve(actor, call);
+            self.oracle.swap_run(actor, now);
         }
     }
 
