@@ -27,10 +27,10 @@ pub fn caught_up(cached: &[Arc<Pod>], listed: &[Pod], revision: u64) -> bool {
 }
 
 /// Uids of the pods whose containers have to end first: their object is gone (or another pod has its name), or it is marked
-/// for deletion.
+/// for deletion, or somebody has declared it ended: such an object goes at once when it is deleted.
 pub fn to_end(containers: &[Container], pods: &[Arc<Pod>]) -> BTreeSet<String> {
     let staying: BTreeSet<&str> =
-        pods.iter().filter(|pod| !api::pod::is_terminating(pod)).map(|pod| uid(pod)).collect();
+        pods.iter().filter(|pod| api::pod::is_active(pod)).map(|pod| uid(pod)).collect();
     let running = containers.iter().filter(|c| c.is_running() && Guard::ReturnFirst.holds());
     let uids = running.map(|c| c.pod.uid.as_str());
     uids.filter(|uid| !staying.contains(uid)).map(str::to_owned).collect()
@@ -102,6 +102,9 @@ mod tests {
         check(&[of("a", running())], &[pod("a", 1, false)], &[]);
         check(&[of("a", running())], &[pod("a", 1, true)], &["a"]);
         check(&[of("a", running())], &[], &["a"]);
+        let status = json!({"phase": "Failed"});
+        let declared = Pod { status: serde_json::from_value(status).ok(), ..pod("a", 1, false) };
+        check(&[of("a", running())], &[declared], &["a"]);
         check(&[of("a", running()), of("b", running())], &[pod("b", 1, false)], &["a"]);
         // The dead need not be waited for.
         check(&[of("a", exited(0, 5)), of("b", State::Created)], &[], &[]);

@@ -40,6 +40,8 @@ type Pods = BTreeMap<String, Arc<Pod>>;
 pub(crate) struct Run {
     set: Option<Arc<StatefulSet>>,
     pods: Option<Pods>,
+    /// A node that is gone, the API server said.
+    gone: Option<String>,
 }
 
 #[derive(Default)]
@@ -126,6 +128,15 @@ impl Oracle {
             (Actor::StatefulSets, Verb::List(_), "Pod") => {
                 let pods = all_pods(server);
                 server.oracle.runs.entry(actor).or_default().pods = Some(pods);
+                None
+            }
+            (Actor::PodGarbage, Verb::Get, "Node") => {
+                let gone = server.get::<Node>(&call.name).is_none().then(|| call.name.clone());
+                server.oracle.runs.entry(actor).or_default().gone = gone;
+                None
+            }
+            (Actor::PodGarbage, Verb::PatchStatus(_), "Pod") => {
+                give_up(server, &call.name);
                 None
             }
             (Actor::StatefulSets, Verb::Create(object), "Pod") => {
@@ -341,6 +352,16 @@ fn deletion(server: &Server, victim: &str) -> Option<String> {
         .filter(|o| *o != ordinal)
         .find(|o| !healthy(server, &wanted, pods.get(&identity::pod_name(&set, *o))))?;
     Some(format!("updated the healthy {ordinal} while {down} is not healthy"))
+}
+
+/// A pod is declared ended because a person gave up its node: it is as if forced away.
+fn give_up(server: &mut Server, pod: &str) {
+    let Some(pod) = server.get::<Pod>(pod).cloned() else { return };
+    let gone = server.oracle.runs.get(&Actor::PodGarbage).and_then(|r| r.gone.clone());
+    let given_up = |node: &str| gone.as_deref() == Some(node) || server.oracle.given_up.contains(node);
+    if pod::node_name(&pod).is_some_and(given_up) {
+        server.oracle.released.insert(uid(&pod).to_owned());
+    }
 }
 
 fn is_lost(taint: &Taint) -> bool {
