@@ -391,7 +391,10 @@ fn eviction(server: &Server, victim: &str) -> Option<String> {
     if server.now.duration_since(added) < SignedDuration::from_secs(TOLERATION) {
         return Some(format!("{victim} evicted from {name} before its toleration ran out: {taints:?}"));
     }
-    let silent = |beat: &Timestamp| added.duration_since(*beat) > SignedDuration::from_secs(GRACE + 5);
+    // A node that says itself that it is not ready is another matter, and so is one that is deleted by now.
+    let unreachable = taints.iter().find(|t| is_lost(t) && t.key == monitor::UNREACHABLE)?;
+    let judged = unreachable.time_added.as_ref()?.0;
+    let silent = |beat: &Timestamp| judged.duration_since(*beat) > SignedDuration::from_secs(GRACE + 5);
     // Of all nodes there ever were: one that has been deleted since may have been heard of then.
     if server.oracle.beats.values().all(silent) {
         return Some(format!("{victim} evicted although no node was heard of"));
