@@ -139,6 +139,7 @@ mod guards {
         graceful_eviction: GracefulEviction,
         dead_first: DeadFirst,
         return_first: ReturnFirst,
+        #[ignore = "a rare schedule: minutes"]
         reserve_as_seen: ReserveAsSeen,
         claim_held: ClaimHeld,
         as_seen: AsSeen,
