@@ -3,6 +3,7 @@
 //! Order of one write: decode, default, `Chain::mutate`, kind's `prepare_*` and `validate*`, `Chain::validate`, store.
 //! The chain is a fixed, visible list.
 
+mod certificate_requester;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod namespace_lifecycle;
@@ -113,6 +114,7 @@ impl Chain {
     pub fn standard(config: &Config, authorizer: &Arc<Authorizer>) -> Self {
         Self::new(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
+            Box::new(certificate_requester::CertificateRequester),
             Box::new(node_restriction::NodeRestriction),
             Box::new(service_account::ServiceAccount),
             Box::new(priority::Priority),

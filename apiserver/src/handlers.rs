@@ -52,8 +52,8 @@ pub async fn resource(
     incoming: Incoming,
 ) -> Result<Response> {
     use Subresource::{
-        Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Kill, Log, PortForward, Proxy,
-        Resize, Scale, Start, Status, Stop, Token,
+        Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Kill, Log, PortForward,
+        Proxy, Resize, Scale, Start, Status, Stop, Token,
     };
     let named = !incoming.info.name.is_empty();
     match (subresource, incoming.info.verb) {
@@ -63,9 +63,13 @@ pub async fn resource(
         (None, "create") if !named => create::create(app, kind, incoming).await,
         (None, "delete") => delete::delete(app, kind, incoming).await,
         (None, "deletecollection") => delete::collection(app, kind, incoming).await,
-        (Some(Status), "get") => get::get(app, kind, incoming).await,
-        (None | Some(Status), "update") if named => update::update(app, kind, subresource, incoming).await,
-        (None | Some(Status), "patch") if named => patch::patch(app, kind, subresource, incoming).await,
+        (Some(Status | Approval), "get") => get::get(app, kind, incoming).await,
+        (None | Some(Status | Approval), "update") if named => {
+            update::update(app, kind, subresource, incoming).await
+        }
+        (None | Some(Status | Approval), "patch") if named => {
+            patch::patch(app, kind, subresource, incoming).await
+        }
         (Some(Scale), _) => scale::scale(app, kind, incoming).await,
         (Some(Binding), "create") => binding::create(app, kind, incoming).await,
         (Some(Eviction), "create") => eviction::create(app, kind, incoming).await,

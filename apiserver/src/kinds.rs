@@ -12,6 +12,7 @@ use std::any::Any;
 
 mod admission_policies;
 mod api_service;
+mod certificate_signing_request;
 mod cluster_role;
 mod cluster_role_binding;
 mod config_map;
@@ -61,7 +62,7 @@ mod webhooks;
 use typed::Typed;
 
 /// Every kind that is served. Adding a kind is one file and one line here.
-static ALL: [&dyn AnyKind; 58] = [
+static ALL: [&dyn AnyKind; 59] = [
     &Typed::<config_map::ConfigMaps>::NEW,
     &Typed::<endpoints::EndpointsKind>::NEW,
     &Typed::<event::Events>::NEW,
@@ -87,6 +88,7 @@ static ALL: [&dyn AnyKind; 58] = [
     &Typed::<horizontal_pod_autoscaler::AutoscalersV1>::NEW,
     &Typed::<cron_job::CronJobs>::NEW,
     &Typed::<job::Jobs>::NEW,
+    &Typed::<certificate_signing_request::CertificateSigningRequests>::NEW,
     &Typed::<ingress::Ingresses>::NEW,
     &Typed::<ingress_class::IngressClasses>::NEW,
     &Typed::<service_cidr::IpAddresses>::NEW,
@@ -151,6 +153,32 @@ pub fn by_alias(name: &str) -> Option<&'static dyn AnyKind> {
         [r.plural, r.singular].contains(&name.as_str())
             || k.short_names().contains(&name.as_str())
             || name == r.qualified()
+    })
+}
+
+/// Kinds that are kept, but that no controller and no admission of this server acts upon yet: whoever makes one is told.
+const NOT_ACTED_UPON: [(&str, &str); 14] = [
+    ("", "limitranges"),
+    ("", "resourcequotas"),
+    ("apps", "daemonsets"),
+    ("autoscaling", "horizontalpodautoscalers"),
+    ("batch", "cronjobs"),
+    ("batch", "jobs"),
+    ("certificates.k8s.io", "certificatesigningrequests"),
+    ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
+    ("networking.k8s.io", "ingresses"),
+    ("networking.k8s.io", "networkpolicies"),
+    ("networking.k8s.io", "servicecidrs"),
+    ("policy", "poddisruptionbudgets"),
+    ("resource.k8s.io", "resourceclaims"),
+];
+
+/// What a client that makes an object of this kind should know.
+pub fn caveat(kind: &dyn AnyKind) -> Option<String> {
+    let r = kind.resource();
+    NOT_ACTED_UPON.contains(&(r.group, r.plural)).then(|| {
+        format!("{}: kept and served, but this server has nothing yet that acts upon it", r.qualified())
     })
 }
 
@@ -221,6 +249,8 @@ pub enum Deletion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subresource {
     Status,
+    /// Of requests for certificates: whether they are granted.
+    Approval,
     Scale,
     Binding,
     Eviction,
@@ -271,6 +301,8 @@ pub trait Kind: Send + Sync + 'static {
     /// Before a `/status` update is validated: restore everything but status (metadata: labels, annotations and
     /// finalizers, owner references stay as the generic path decides).
     fn prepare_status_update(_new: &mut Self::Object, _old: &Self::Object) {}
+    /// As [`Self::prepare_status_update`], for `/approval`.
+    fn prepare_approval_update(_new: &mut Self::Object, _old: &Self::Object) {}
     fn validate(_object: &Self::Object) -> field::Errors {
         field::Errors::default()
     }
@@ -278,6 +310,9 @@ pub trait Kind: Send + Sync + 'static {
         field::Errors::default()
     }
     fn validate_status_update(_new: &Self::Object, _old: &Self::Object) -> field::Errors {
+        field::Errors::default()
+    }
+    fn validate_approval_update(_new: &Self::Object, _old: &Self::Object) -> field::Errors {
         field::Errors::default()
     }
     /// Texts for `Warning:` headers.
@@ -358,9 +393,11 @@ pub trait AnyKind: Send + Sync {
     fn prepare_create(&self, object: &mut dyn AnyObject);
     fn prepare_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject);
     fn prepare_status_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject);
+    fn prepare_approval_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject);
     fn validate(&self, object: &dyn AnyObject) -> field::Errors;
     fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors;
     fn validate_status_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors;
+    fn validate_approval_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors;
     fn warnings(&self, object: &dyn AnyObject) -> Vec<String>;
     fn generation_changed(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> Option<bool>;
     fn row(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<Value>;

@@ -68,7 +68,7 @@ const GET_PATCH_UPDATE: &[&str] = &["get", "patch", "update"];
 const CONNECT: &[&str] = &["create", "get"];
 const ANY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
-const SHAPES: [Shape; 16] = {
+const SHAPES: [Shape; 17] = {
     type Gvk = Option<(&'static str, &'static str, &'static str)>;
     const fn shape(
         subresource: Subresource,
@@ -79,6 +79,7 @@ const SHAPES: [Shape; 16] = {
         Shape { subresource, name, kind, verbs }
     }
     [
+        shape(Subresource::Approval, "approval", None, GET_PATCH_UPDATE),
         shape(Subresource::Attach, "attach", Some(("", "v1", "PodAttachOptions")), CONNECT),
         shape(Subresource::Binding, "binding", Some(("", "v1", "Binding")), &["create"]),
         shape(Subresource::EphemeralContainers, "ephemeralcontainers", None, GET_PATCH_UPDATE),

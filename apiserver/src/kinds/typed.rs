@@ -143,6 +143,11 @@ impl<K: Kind> AnyKind for Typed<K> {
             K::prepare_status_update(new, old);
         }
     }
+    fn prepare_approval_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject) {
+        if let (Some(new), Some(old)) = (of_mut::<K>(new), of::<K>(old)) {
+            K::prepare_approval_update(new, old);
+        }
+    }
     fn validate(&self, object: &dyn AnyObject) -> field::Errors {
         judged(of::<K>(object).map(K::validate))
     }
@@ -151,6 +156,9 @@ impl<K: Kind> AnyKind for Typed<K> {
     }
     fn validate_status_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors {
         judged(of::<K>(new).zip(of::<K>(old)).map(|(new, old)| K::validate_status_update(new, old)))
+    }
+    fn validate_approval_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors {
+        judged(of::<K>(new).zip(of::<K>(old)).map(|(new, old)| K::validate_approval_update(new, old)))
     }
     fn warnings(&self, object: &dyn AnyObject) -> Vec<String> {
         of::<K>(object).map(K::warnings).unwrap_or_default()

@@ -135,6 +135,7 @@ fn add_subresource(
     };
     Some(match subresource {
         Subresource::Status => ("status", site.object_methods("Status", object)),
+        Subresource::Approval => ("approval", site.object_methods("Approval", object)),
         Subresource::Scale => {
             let scale = reference(&schemas.add_scale());
             let mut methods = site.object_methods("Scale", &scale);

@@ -55,7 +55,8 @@ impl Registry {
         call.invalid(&name, errors)?;
         let attributes = call.attributes(Operation::Create, &name);
         self.chain().validate(&attributes, Some(object.as_ref()), None, self).await?;
-        let warnings = kind.warnings(object.as_ref());
+        let mut warnings = kind.warnings(object.as_ref());
+        warnings.extend(crate::kinds::caveat(kind));
 
         if call.dry_run {
             object.meta_mut().resource_version = None;

@@ -215,7 +215,7 @@ pub(super) fn owned(kind: &dyn AnyKind, fields: Set, subresource: Option<&str>) 
     }
     let mut fields = fields.difference(&nobodys);
     match subresource {
-        Some("status") => fields.retain(|step| matches!(step, "f:metadata" | "f:status")),
+        Some("status" | "approval") => fields.retain(|step| matches!(step, "f:metadata" | "f:status")),
         _ if kind.has(Subresource::Status) => fields.remove("f:status"),
         _ => {}
     }

@@ -28,6 +28,8 @@ pub enum Rules {
     Main,
     /// `/status`: nothing but status, and what of the metadata may go along.
     Status,
+    /// `/approval`: as status, for what an approver may say.
+    Approval,
     /// The server's own change of single fields (binding, finalize): nothing is put back.
     Own,
 }
@@ -37,6 +39,7 @@ impl Rules {
         match subresource {
             None | Some(Subresource::Scale) => Self::Main,
             Some(Subresource::Status) => Self::Status,
+            Some(Subresource::Approval) => Self::Approval,
             Some(_) => Self::Own,
         }
     }
@@ -105,6 +108,7 @@ impl Registry {
         match rules {
             Rules::Main => kind.prepare_update(new.as_mut(), current),
             Rules::Status => kind.prepare_status_update(new.as_mut(), current),
+            Rules::Approval => kind.prepare_approval_update(new.as_mut(), current),
             Rules::Own => {}
         }
         // Neither a status nor the binding of a pod to its node is a change of what the owner wants.
@@ -233,6 +237,7 @@ fn validate(kind: &dyn AnyKind, rules: Rules, new: &dyn AnyObject, old: &dyn Any
     match rules {
         Rules::Main => errors.extend(kind.validate_update(new, old)),
         Rules::Status => errors.extend(kind.validate_status_update(new, old)),
+        Rules::Approval => errors.extend(kind.validate_approval_update(new, old)),
         Rules::Own => {}
     }
     errors
