@@ -100,6 +100,7 @@ struct Feed {
 trait Fed {
     fn event(&self, deleted: bool, object: &Obj);
     fn list(&self, objects: &[&Obj]);
+    fn close(&self);
 }
 
 impl<K: Cached + Typed> Fed for Store<K> {
@@ -110,6 +111,9 @@ impl<K: Cached + Typed> Fed for Store<K> {
     }
     fn list(&self, objects: &[&Obj]) {
         self.feed_list(objects.iter().filter_map(|o| K::of(o)).cloned().collect());
+    }
+    fn close(&self) {
+        Store::close(self);
     }
 }
 
@@ -405,6 +409,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         // First the runs, so that what they were asking becomes late.
         self.loops.clear();
+        self.feeds.iter().for_each(|f| f.store.close());
         self.ctx.token.cancel();
     }
 }

@@ -11,6 +11,12 @@ impl<K: Cached> Store<K> {
         });
     }
 
+    /// Nobody is told of anything any more. Callbacks hold stores, each other's too: this breaks the circle.
+    pub fn close(&self) {
+        let subscribers = mem::take(&mut *crate::lock(&self.inner.subscribers));
+        drop(subscribers);
+    }
+
     /// What a list shows is all there is.
     pub fn feed_list(&self, listed: Vec<Arc<K>>) {
         self.inner.publish(|state, changes| state.replace(listed, changes));
