@@ -1,5 +1,5 @@
 //! Raw netlink to netfilter: nftables and conntrack messages, with no binary and no C library.
-//! Links, addresses and routes go through the `rtnetlink` crate instead.
+//! Links, addresses and routes go through the `rtnetlink` crate instead; [`errno`] is what it was told.
 
 pub(crate) mod batch;
 pub(crate) mod conntrack;
@@ -7,6 +7,16 @@ pub(crate) mod nftables;
 pub(crate) mod socket;
 
 use rustix::io::Errno;
+
+/// What the kernel answered to a route request, if it was the kernel that failed it.
+pub(crate) fn errno(error: &rtnetlink::Error) -> Option<Errno> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => {
+            Some(Errno::from_raw_os_error(message.raw_code().saturating_neg()))
+        }
+        _ => None,
+    }
+}
 
 /// What the kernel said.
 #[derive(Debug, thiserror::Error)]

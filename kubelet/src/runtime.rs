@@ -38,6 +38,8 @@ pub mod label {
     pub const HASH: &str = "io.kubernetes.container.hash";
     /// Id of the sandbox a container joined: with another sandbox it has to be made anew.
     pub const SANDBOX: &str = "minik8s.io/sandbox";
+    /// Of a sandbox whose address we gave it: the Engine knows of none.
+    pub const POD_IP: &str = "minik8s.io/pod-ip";
     pub const TERMINATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
     pub const CLUSTER: &str = "minik8s.io/cluster";
     pub const NODE: &str = "minik8s.io/node";

@@ -5,7 +5,7 @@
 //! whenever a link or an address changes: Docker makes bridges and ports when it pleases.
 
 use super::{Config, LocalNode};
-use crate::netlink::Error;
+use crate::netlink::{Error, errno};
 use futures::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::{
     Handle, LinkBridgePort, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
@@ -129,19 +129,12 @@ impl Host {
     }
 }
 
-fn errno(error: &rtnetlink::Error) -> Option<i32> {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().saturating_neg()),
-        _ => None,
-    }
-}
-
 fn is_gone(error: &rtnetlink::Error) -> bool {
-    matches!(errno(error).map(Errno::from_raw_os_error), Some(Errno::NODEV | Errno::INVAL | Errno::OPNOTSUPP))
+    matches!(errno(error), Some(Errno::NODEV | Errno::INVAL | Errno::OPNOTSUPP))
 }
 
 fn is_early(error: &rtnetlink::Error) -> bool {
-    matches!(errno(error).map(Errno::from_raw_os_error), Some(Errno::INVAL | Errno::NETDOWN | Errno::NODEV))
+    matches!(errno(error), Some(Errno::INVAL | Errno::NETDOWN | Errno::NODEV))
 }
 
 fn name(link: &LinkMessage) -> Option<&str> {

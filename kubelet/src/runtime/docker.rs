@@ -8,6 +8,7 @@ mod container;
 mod events;
 mod image;
 mod kill;
+mod namespace;
 mod network;
 mod pause;
 mod reset;
@@ -23,6 +24,7 @@ use super::{
 use crate::config::Config;
 use async_trait::async_trait;
 use bollard::query_parameters as query;
+use container::Attachment;
 use futures::{StreamExt, stream::BoxStream};
 use std::{
     collections::HashMap,
@@ -63,12 +65,13 @@ impl Docker {
     }
 
     pub fn new(docker: bollard::Docker, config: &Config) -> Self {
+        let limits = container::Limits::detect();
         Self {
             docker,
             cluster_id: config.cluster_id.clone(),
             node: config.node_name.clone(),
-            network: network::Network::new(config),
-            limits: container::Limits::detect(),
+            network: network::Network::new(config, limits),
+            limits,
             seen: Mutex::default(),
         }
     }
@@ -118,24 +121,75 @@ impl Docker {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Creates and starts a sandbox. One that cannot start is removed: its name and address are needed for the next.
-    async fn try_sandbox(&self, spec: &SandboxSpec) -> Result<Container> {
+    /// Makes what every pod needs and is missing.
+    async fn make_ready(&self) -> Result<()> {
         let image = pause::image_name();
-        let body = container::sandbox_body(spec, &image, &self.network.name, self.labels(), &self.limits);
-        let name = container::engine_name(&spec.pod, super::SANDBOX_NAME, spec.attempt);
-        let id = self.create(&name, body).await?;
-        match within("start sandbox", CHANGE, self.docker.start_container(&id, None)).await {
-            Ok(()) => {}
-            Err(error @ (Error::Unavailable(_) | Error::Timeout { .. })) => return Err(error),
-            Err(error) => {
-                self.remove_container(&id).await?;
-                return Err(error);
+        let network = self.network.ensure(&self.docker, self.labels());
+        let (network, image) = tokio::join!(network, self.import_pause(&image));
+        network.and(image)
+    }
+
+    /// Removes sandboxes that an earlier process of ours has started and not lived to connect: nothing has joined them.
+    async fn remove_unconnected(&self) -> Result<()> {
+        if !self.network.is_ours() {
+            return Ok(());
+        }
+        for container in self.list_filtered(None).await? {
+            let pid = container.pid.filter(|_| container.is_sandbox() && container.is_running());
+            if let (Some(pid), Some(_)) = (pid, container.ip)
+                && !network::is_plugged(pid)
+            {
+                tracing::info!(pod = container.pod.name, "removing a sandbox that was never connected");
+                self.remove_container(&container.id).await?;
             }
         }
-        if !spec.host_network {
-            self.network.allow_hairpin().await;
+        Ok(())
+    }
+
+    /// Creates and starts a sandbox, and connects it. One that cannot start is removed: its name and address are needed
+    /// for the next.
+    async fn try_sandbox(&self, spec: &SandboxSpec) -> Result<Container> {
+        let image = pause::image_name();
+        let attachment = match (spec.host_network, self.network.is_ours()) {
+            (true, _) => Attachment::Host,
+            (false, true) => Attachment::Ours,
+            (false, false) => Attachment::Engine(self.network.name()),
+        };
+        let body = container::sandbox_body(spec, &image, attachment, self.labels(), &self.limits);
+        let name = container::engine_name(&spec.pod, super::SANDBOX_NAME, spec.attempt);
+        let id = self.create(&name, body).await?;
+        match self.start_sandbox(&id, spec, attachment).await {
+            // It is looked for again by its name.
+            Err(error @ (Error::Unavailable(_) | Error::Timeout { .. })) => Err(error),
+            Err(error) => {
+                self.remove_container(&id).await?;
+                Err(error)
+            }
+            done => done,
         }
-        self.inspect(&id).await
+    }
+
+    async fn start_sandbox(
+        &self,
+        id: &str,
+        spec: &SandboxSpec,
+        attachment: Attachment<'_>,
+    ) -> Result<Container> {
+        within("start sandbox", CHANGE, self.docker.start_container(id, None)).await?;
+        let sandbox = self.inspect(id).await?;
+        match (attachment, spec.ip) {
+            (Attachment::Ours, Some(ip)) => {
+                let pid =
+                    sandbox.pid.ok_or_else(|| Error::Sandbox("the sandbox ended at once".to_owned()))?;
+                let sysctls = spec.sysctls.clone().into_iter();
+                let sysctls = sysctls.filter(|(name, _)| container::is_of_network(name)).collect();
+                let pod = format!("{}/{}", spec.pod.namespace, spec.pod.name);
+                self.network.plug(network::Port { pid, ip, sysctls, pod }).await?;
+            }
+            (Attachment::Engine(_), _) => self.network.allow_hairpin().await,
+            (Attachment::Host | Attachment::Ours, _) => {}
+        }
+        Ok(sandbox)
     }
 
     /// Creates a container by name, or finds the one that an earlier call made.
@@ -176,10 +230,8 @@ impl Runtime for Docker {
     }
 
     async fn prepare(&self) -> Result<()> {
-        let image = pause::image_name();
-        let network = self.network.ensure(&self.docker, self.labels());
-        let (network, image) = tokio::join!(network, self.import_pause(&image));
-        network.and(image)
+        self.make_ready().await?;
+        self.remove_unconnected().await
     }
 
     async fn list(&self) -> Result<Vec<Container>> {
@@ -198,7 +250,7 @@ impl Runtime for Docker {
         match self.try_sandbox(spec).await {
             // The image or the network is not there: the first pod on this Engine, or somebody pruned.
             Err(Error::NotFound(_)) => {
-                self.prepare().await?;
+                self.make_ready().await?;
                 self.try_sandbox(spec).await.map_err(Error::into_sandbox)
             }
             other => other.map_err(Error::into_sandbox),

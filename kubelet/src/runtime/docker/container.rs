@@ -24,16 +24,27 @@ const SANDBOX_USER: &str = "65535:65535";
 pub(super) struct Limits {
     /// CAP_SYS_RESOURCE is in the bounding set: all capabilities can be given, oom_score_adj can be negative.
     pub(super) sys_resource: bool,
+    /// This process may make links and enter the network namespaces of others.
+    pub(super) network: bool,
 }
 
 impl Limits {
-    /// Reads our own bounding set: the Engine runs on the same machine. Unreadable means nothing is withheld.
+    /// Reads our own sets: the Engine runs on the same machine. Unreadable means that nothing is withheld from
+    /// containers, and that we may do nothing.
     pub(super) fn detect() -> Self {
-        const CAP_SYS_RESOURCE: u32 = 24;
+        const CAP_NET_ADMIN: u64 = 1 << 12;
+        const CAP_SYS_ADMIN: u64 = 1 << 21;
+        const CAP_SYS_RESOURCE: u64 = 1 << 24;
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
-        let bounding = bounding.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX);
-        Self { sys_resource: bounding & (1 << CAP_SYS_RESOURCE) != 0 }
+        let set = |name: &str| {
+            let hex = status.lines().find_map(|line| line.strip_prefix(name))?;
+            u64::from_str_radix(hex.trim(), 16).ok()
+        };
+        let needed = CAP_NET_ADMIN | CAP_SYS_ADMIN;
+        Self {
+            sys_resource: set("CapBnd:").unwrap_or(u64::MAX) & CAP_SYS_RESOURCE != 0,
+            network: set("CapEff:").unwrap_or(0) & needed == needed,
+        }
     }
 }
 
@@ -72,54 +83,89 @@ fn bind(source: &std::path::Path, target: &str, read_only: bool, propagation: Op
     }
 }
 
+/// How a sandbox comes by its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attachment<'a> {
+    /// It stays on the machine's.
+    Host,
+    /// It leaves the machine's for one of its own, and is given an address there.
+    Ours,
+    /// The Engine starts it on the network of this name.
+    Engine(&'a str),
+}
+
+/// What the sandbox's program needs to leave the machine's network, and to become nobody.
+const LEAVING: [&str; 3] = ["SYS_ADMIN", "SETGID", "SETUID"];
+
 pub(super) fn sandbox_body(
     spec: &SandboxSpec,
     image: &str,
-    network: &str,
+    attachment: Attachment<'_>,
     mut labels: HashMap<String, String>,
     limits: &Limits,
 ) -> ContainerCreateBody {
     pod_labels(&mut labels, &spec.pod, SANDBOX_NAME, spec.attempt, spec.grace);
-    let address = spec.ip.filter(|_| !spec.host_network).map(|ip| NetworkingConfig {
-        endpoints_config: Some(HashMap::from([(
-            network.to_owned(),
-            EndpointSettings {
-                ipam_config: Some(EndpointIpamConfig {
-                    ipv4_address: Some(ip.to_string()),
-                    ..EndpointIpamConfig::default()
-                }),
-                ..EndpointSettings::default()
-            },
-        )])),
-    });
+    let ours = attachment == Attachment::Ours;
+    if let (true, Some(ip)) = (ours, spec.ip) {
+        labels.insert(label::POD_IP.to_owned(), ip.to_string());
+    }
+    let network = match attachment {
+        Attachment::Host | Attachment::Ours => "host",
+        Attachment::Engine(network) => network,
+    };
+    let address =
+        spec.ip.filter(|_| matches!(attachment, Attachment::Engine(_))).map(|ip| NetworkingConfig {
+            endpoints_config: Some(HashMap::from([(
+                network.to_owned(),
+                EndpointSettings {
+                    ipam_config: Some(EndpointIpamConfig {
+                        ipv4_address: Some(ip.to_string()),
+                        ..EndpointIpamConfig::default()
+                    }),
+                    ..EndpointSettings::default()
+                },
+            )])),
+        });
+    let list = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
     let host = |yes: bool| yes.then(|| "host".to_owned());
     ContainerCreateBody {
         // With the host's network the name is the host's too.
         hostname: (!spec.host_network).then(|| spec.hostname.clone()),
-        user: Some(SANDBOX_USER.to_owned()),
+        // Who leaves the machine's network becomes nobody then.
+        user: Some(if ours { "0:0" } else { SANDBOX_USER }.to_owned()),
         image: Some(image.to_owned()),
-        entrypoint: Some(vec![super::pause::PATH.to_owned()]),
+        entrypoint: list(&[super::pause::PATH]),
+        cmd: if ours { list(&[super::pause::LEAVE]) } else { None },
         labels: Some(labels),
         networking_config: address,
         host_config: Some(HostConfig {
-            network_mode: Some(if spec.host_network { "host".to_owned() } else { network.to_owned() }),
+            network_mode: Some(network.to_owned()),
             ipc_mode: host(spec.host_ipc).or_else(|| Some("shareable".to_owned())),
             pid_mode: host(spec.host_pid),
-            sysctls: Some(spec.sysctls.clone().into_iter().collect()),
+            // The Engine would set the machine's own: those are for us to set.
+            sysctls: Some(
+                spec.sysctls.clone().into_iter().filter(|(name, _)| !ours || !is_of_network(name)).collect(),
+            ),
             mounts: Some(vec![
                 bind(&spec.resolv_conf, "/etc/resolv.conf", false, None),
                 bind(&spec.hosts, "/etc/hosts", false, None),
             ]),
             cgroup_parent: spec.cgroup_parent.clone(),
             readonly_rootfs: Some(true),
-            cap_drop: Some(vec!["ALL".to_owned()]),
-            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            cap_drop: list(&["ALL"]),
+            cap_add: if ours { list(&LEAVING) } else { None },
+            security_opt: list(&["no-new-privileges"]),
             oom_score_adj: limits.sys_resource.then_some(SANDBOX_OOM_SCORE),
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// Whether a sysctl belongs to the network namespace.
+pub(super) fn is_of_network(sysctl: &str) -> bool {
+    sysctl.starts_with("net.") || sysctl.starts_with("net/")
 }
 
 pub(super) fn container_body(
@@ -241,13 +287,16 @@ pub(super) fn from_inspect(found: ContainerInspectResponse, cluster: &str, node:
     }
     let created = found.created.as_deref().and_then(time).unwrap_or_default();
     let state = found.state.unwrap_or_default();
-    let ip = found.network_settings.and_then(|settings| settings.networks).and_then(|networks| {
-        networks.into_values().find_map(|network| {
-            let fixed = network.ipam_config.and_then(|config| config.ipv4_address);
-            let address = fixed.filter(|a| !a.is_empty()).or(network.ip_address)?;
-            address.parse::<IpAddr>().ok()
+    let given = get(label::POD_IP).parse::<IpAddr>().ok();
+    let of_engine = || {
+        found.network_settings.and_then(|settings| settings.networks).and_then(|networks| {
+            networks.into_values().find_map(|network| {
+                let fixed = network.ipam_config.and_then(|config| config.ipv4_address);
+                let address = fixed.filter(|a| !a.is_empty()).or(network.ip_address)?;
+                address.parse::<IpAddr>().ok()
+            })
         })
-    });
+    };
     let image = found.image.unwrap_or_default();
     Some(Container {
         id: found.id.unwrap_or_default(),
@@ -265,7 +314,7 @@ pub(super) fn from_inspect(found: ContainerInspectResponse, cluster: &str, node:
         hash: get(label::HASH),
         image: config.image.unwrap_or_default(),
         image_id: if image.is_empty() { image } else { format!("docker://{image}") },
-        ip,
+        ip: given.or_else(of_engine),
         tty: config.tty == Some(true),
         stdin: config.open_stdin == Some(true),
         grace: Duration::from_secs(get(label::TERMINATION_GRACE).parse().unwrap_or(30)),

@@ -1,94 +1,80 @@
-//! The node's pod network: one Docker bridge with the options that let pods be reached as they are.
+//! The node's pod network, in one of two ways, chosen once.
+//!
+//! With the privileges for it (root) we make the bridge and each pod's port on it ourselves: `bridge`. The Engine then
+//! sees its sandboxes on the host's network, and the sandbox's program leaves that as its first act. This is what makes
+//! pods start fast: for a container on one of its networks the Engine runs itself twice more, a quarter of a second
+//! each time. It is also out of reach of `docker network prune`. Without privileges the Engine makes both: `engine`.
 
-use super::{CHANGE, Error, READ, Result, within};
+mod bridge;
+mod engine;
+
+pub(super) use bridge::{Port, is_plugged, reset};
+
+use super::{READ, Result, container::Limits, within};
 use crate::config::Config;
-use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
-use std::{collections::HashMap, path::Path};
+use bridge::Bridge;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 pub(super) struct Network {
-    pub(super) name: String,
-    bridge: String,
-    subnet: String,
-    gateway: String,
+    engine: engine::Network,
+    bridge: Bridge,
+    /// What this process may do.
+    allowed: bool,
+    /// The way that was chosen: ports are made by us. Until [`Network::ensure`] has looked, the Engine's way.
+    ours: AtomicBool,
 }
 
 impl Network {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, limits: Limits) -> Self {
         Self {
-            name: config.network_name.clone(),
-            bridge: config.bridge_name.clone(),
-            subnet: config.pod_cidr.to_string(),
-            gateway: config.pod_cidr.gateway().to_string(),
+            engine: engine::Network::new(config),
+            bridge: Bridge::new(config),
+            allowed: limits.network,
+            ours: AtomicBool::new(false),
         }
     }
 
-    /// Makes the network if it is missing. One of that name with another subnet is an error in words: it may hold pods.
+    /// Whether sandboxes are started without a network of the Engine's, and then given theirs by [`Network::plug`].
+    pub(super) fn is_ours(&self) -> bool {
+        self.ours.load(Ordering::Relaxed)
+    }
+
+    /// The Engine's name of the network that sandboxes are started on, where they are.
+    pub(super) fn name(&self) -> &str {
+        &self.engine.name
+    }
+
+    /// Makes what is missing of the network.
     pub(super) async fn ensure(
         &self,
         docker: &bollard::Docker,
         labels: HashMap<String, String>,
     ) -> Result<()> {
-        match within("inspect network", READ, docker.inspect_network(&self.name, None)).await {
-            Ok(found) => {
-                let configs = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
-                let subnets: Vec<String> = configs.into_iter().filter_map(|config| config.subnet).collect();
-                if subnets.contains(&self.subnet) {
-                    return Ok(());
-                }
-                return Err(Error::Other(format!(
-                    "Docker network {} has subnet {}, not {}: run `minik8s reset` or remove it",
-                    self.name,
-                    subnets.join(", "),
-                    self.subnet
-                )));
-            }
-            Err(Error::NotFound(_)) => {}
-            Err(error) => return Err(error),
+        if !self.allowed || remaps_users(docker).await? {
+            return self.engine.ensure(docker, labels).await;
         }
-        let options = [
-            ("com.docker.network.bridge.name", self.bridge.as_str()),
-            // Pods are seen by their own addresses inside the cluster; the service proxy masquerades what leaves it.
-            ("com.docker.network.bridge.enable_ip_masquerade", "false"),
-            // Docker 27 and newer: do not drop direct traffic to pods. Older ones ignore it.
-            ("com.docker.network.bridge.gateway_mode_ipv4", "nat-unprotected"),
-        ];
-        let request = NetworkCreateRequest {
-            name: self.name.clone(),
-            driver: Some("bridge".to_owned()),
-            ipam: Some(Ipam {
-                config: Some(vec![IpamConfig {
-                    subnet: Some(self.subnet.clone()),
-                    gateway: Some(self.gateway.clone()),
-                    ..IpamConfig::default()
-                }]),
-                ..Ipam::default()
-            }),
-            options: Some(options.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
-            labels: Some(labels),
-            ..NetworkCreateRequest::default()
-        };
-        match within("create network", CHANGE, docker.create_network(request)).await {
-            Ok(_) | Err(Error::Conflict(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.bridge.ensure().await?;
+        self.ours.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Lets a pod reach itself through a service address: the bridge must send a frame back to the port it came from
-    /// (network.md §2). Best effort: without the privilege that one path is missing.
-    pub(super) async fn allow_hairpin(&self) {
-        let ports = Path::new("/sys/class/net").join(&self.bridge).join("brif");
-        let set = tokio::task::spawn_blocking(move || {
-            for port in std::fs::read_dir(ports).into_iter().flatten().flatten() {
-                let flag = port.path().join("hairpin_mode");
-                if std::fs::read(&flag).is_ok_and(|value| value.starts_with(b"0"))
-                    && let Err(error) = std::fs::write(&flag, b"1")
-                {
-                    tracing::debug!(%error, flag = %flag.display(), "cannot let a pod reach itself through its service");
-                }
-            }
-        });
-        if let Err(error) = set.await {
-            tracing::warn!(%error, "setting hairpin mode failed");
-        }
+    /// Gives a sandbox that runs its address. Asked twice, it finds what the first call made.
+    pub(super) async fn plug(&self, port: Port) -> Result<()> {
+        self.bridge.plug(port).await
     }
+
+    /// After the Engine has started a sandbox on its network.
+    pub(super) async fn allow_hairpin(&self) {
+        self.engine.allow_hairpin().await;
+    }
+}
+
+/// An Engine that maps containers' users to others refuses them the host's network.
+async fn remaps_users(docker: &bollard::Docker) -> Result<bool> {
+    let info = within("info", READ, docker.info()).await?;
+    let options = info.security_options.unwrap_or_default();
+    Ok(options.iter().any(|option| option.contains("name=userns") || option.contains("name=rootless")))
 }

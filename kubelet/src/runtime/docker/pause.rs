@@ -1,11 +1,35 @@
 //! The sandbox's program, made here: a static ELF of a few hundred bytes, so that no registry and no build step is needed.
 //!
-//! As PID 1 it blocks INT, TERM and CHLD and waits for them (a blocked signal reaches even PID 1): TERM and INT end it,
+//! Called with an argument, it first leaves the machine's network namespace for a new one and becomes nobody. As PID 1 it
+//! blocks INT, TERM and CHLD and waits for them (a blocked signal reaches even PID 1): TERM and INT end it,
 //! CHLD reaps whatever children a shared process namespace has left to it.
 
 /// Machine code, beside the assembly it stands for.
 #[cfg(target_arch = "x86_64")]
 const CODE: &[u8] = &[
+    0x83, 0x3c, 0x24, 0x01, //             cmp argc, 1
+    0x74, 0x3e, //                         if equal goto block
+    0xb8, 0x10, 0x01, 0x00, 0x00, //       eax = 272             ; unshare
+    0xbf, 0x00, 0x00, 0x00, 0x40, //       edi = CLONE_NEWNET
+    0x0f, 0x05, //                         syscall
+    0x85, 0xc0, 0x75, 0x24, //             if eax != 0 goto fail
+    0x6a, 0x74, 0x58, //                   rax = 116             ; setgroups
+    0x31, 0xff, //                         rdi = 0               ; none
+    0x31, 0xf6, //                         rsi = 0
+    0x0f, 0x05, //                         syscall
+    0x85, 0xc0, 0x75, 0x17, //             if eax != 0 goto fail
+    0x6a, 0x6a, 0x58, //                   rax = 106             ; setgid
+    0xbf, 0xff, 0xff, 0x00, 0x00, //       edi = 65535
+    0x0f, 0x05, //                         syscall
+    0x85, 0xc0, 0x75, 0x09, //             if eax != 0 goto fail
+    0x6a, 0x69,
+    0x58, //                   rax = 105             ; setuid, which gives up all capabilities
+    0x0f, 0x05, //                         syscall
+    0x85, 0xc0, 0x74, 0x0a, //             if eax == 0 goto block
+    0xb8, 0xe7, 0x00, 0x00, 0x00, // fail: eax = 231             ; exit_group
+    0x6a, 0x01, 0x5f, //                   rdi = 1
+    0x0f, 0x05, //                         syscall
+    // block:
     0x68, 0x02, 0x40, 0x01, 0x00, //       push 0x14002          ; sigset: INT (2), TERM (15), CHLD (17)
     0x6a, 0x0e, 0x58, //                   rax = 14              ; rt_sigprocmask
     0x31, 0xff, //                         rdi = 0               ; SIG_BLOCK
@@ -39,6 +63,30 @@ const MACHINE: u16 = 62;
 
 #[cfg(target_arch = "aarch64")]
 const CODE: &[u8] = &[
+    0xe0, 0x03, 0x40, 0xf9, //       ldr x0, [sp]           ; argc
+    0x1f, 0x04, 0x00, 0xf1, //       cmp x0, #1
+    0xa0, 0x02, 0x00, 0x54, //       b.eq block
+    0x28, 0x0c, 0x80, 0xd2, //       mov x8, #97            ; unshare
+    0x00, 0x00, 0xa8, 0xd2, //       mov x0, #0x40000000    ; CLONE_NEWNET
+    0x01, 0x00, 0x00, 0xd4, //       svc #0
+    0xc0, 0x01, 0x00, 0xb5, //       cbnz x0, fail
+    0xe8, 0x13, 0x80, 0xd2, //       mov x8, #159           ; setgroups
+    0x00, 0x00, 0x80, 0xd2, //       mov x0, #0             ; none
+    0x01, 0x00, 0x80, 0xd2, //       mov x1, #0
+    0x01, 0x00, 0x00, 0xd4, //       svc #0
+    0x20, 0x01, 0x00, 0xb5, //       cbnz x0, fail
+    0x08, 0x12, 0x80, 0xd2, //       mov x8, #144           ; setgid
+    0xe0, 0xff, 0x9f, 0xd2, //       mov x0, #65535
+    0x01, 0x00, 0x00, 0xd4, //       svc #0
+    0xa0, 0x00, 0x00, 0xb5, //       cbnz x0, fail
+    0x48, 0x12, 0x80, 0xd2, //       mov x8, #146           ; setuid, which gives up all capabilities
+    0xe0, 0xff, 0x9f, 0xd2, //       mov x0, #65535
+    0x01, 0x00, 0x00, 0xd4, //       svc #0
+    0x80, 0x00, 0x00, 0xb4, //       cbz x0, block
+    0xc8, 0x0b, 0x80, 0xd2, // fail: mov x8, #94            ; exit_group
+    0x20, 0x00, 0x80, 0xd2, //       mov x0, #1
+    0x01, 0x00, 0x00, 0xd4, //       svc #0
+    // block:
     0xff, 0x43, 0x00, 0xd1, //       sub sp, sp, #16
     0x40, 0x00, 0x88, 0xd2, //       mov x0, #0x4002        ; sigset: INT (2), TERM (15), CHLD (17)
     0x20, 0x00, 0xa0, 0xf2, //       movk x0, #1, lsl #16
@@ -115,6 +163,8 @@ fn elf() -> Vec<u8> {
 
 /// Where the program is in the image.
 pub(super) const PATH: &str = "/pause";
+/// The argument that makes it leave the machine's network: the number of arguments is all that it looks at.
+pub(super) const LEAVE: &str = "leave-network";
 
 /// The image's name; its tag says which program it holds, so a newer minik8s brings its own.
 pub(super) fn image_name() -> String {
@@ -156,6 +206,43 @@ mod tests {
         // Before its first system call TERM still has its default action; both ways it is gone.
         use std::os::unix::process::ExitStatusExt;
         assert!(status.success() || status.signal() == Some(15), "{status}");
+    }
+
+    /// Where that may be tried: it is nobody then, in a network namespace of its own.
+    #[test]
+    fn it_leaves_the_network_and_becomes_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pause");
+        std::fs::write(&path, elf()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut child = Command::new(&path).arg(LEAVE).spawn().unwrap();
+        if !super::super::container::Limits::detect().network {
+            assert_eq!(child.wait().unwrap().code(), Some(1), "without the privilege it must fail");
+            return;
+        }
+        let pid = child.id();
+        let nobody = || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            ["Uid:\t65535\t65535", "Gid:\t65535\t65535", "Groups:\t \n", "CapEff:\t0000000000000000"]
+                .iter()
+                .all(|line| status.contains(line))
+        };
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !nobody() {
+            assert!(
+                std::time::Instant::now() < end,
+                "{}",
+                std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap()
+            );
+            std::thread::yield_now();
+        }
+        assert!(super::super::namespace::is_own(pid).unwrap());
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&child),
+            rustix::process::Signal::TERM,
+        )
+        .unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

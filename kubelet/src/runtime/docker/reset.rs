@@ -1,6 +1,6 @@
 //! Removes everything a cluster has in the Engine, for `minik8s reset`.
 
-use super::{CHANGE, Error, READ, Result, within};
+use super::{CHANGE, Error, READ, Result, network, within};
 use crate::runtime::label;
 use bollard::query_parameters as query;
 use std::collections::HashMap;
@@ -9,6 +9,7 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removed {
     pub containers: usize,
+    /// The Engine's, and bridges of our own making.
     pub networks: usize,
     pub volumes: usize,
 }
@@ -34,6 +35,7 @@ pub async fn reset(cluster_id: &str, docker: &bollard::Docker) -> Result<Removed
         gone(within("remove network", CHANGE, docker.remove_network(&id)).await)?;
         removed.networks += 1;
     }
+    removed.networks += network::reset(cluster_id).await?;
     let list = query::ListVolumesOptionsBuilder::new().filters(&filters).build();
     let volumes = within("list volumes", READ, docker.list_volumes(Some(list))).await?;
     for volume in volumes.volumes.unwrap_or_default() {

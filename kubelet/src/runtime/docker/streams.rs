@@ -1,6 +1,6 @@
 //! exec, attach, logs and port-forward's connection.
 
-use super::{CHANGE, Error, READ, Result, within};
+use super::{CHANGE, Error, READ, Result, namespace, within};
 use crate::runtime::{AttachSpec, BoxStreamIo, Container, ExecSpec, LogOptions, Output, Session};
 use bollard::{
     container::LogOutput,
@@ -184,7 +184,7 @@ fn is_wanted(line: &Result<Output>, since: Option<Timestamp>) -> bool {
 pub(super) async fn dial(sandbox: &Container, port: u16) -> Result<BoxStreamIo> {
     let mut tried = String::new();
     if let Some(pid) = sandbox.pid {
-        match tokio::time::timeout(CONNECT, inside(pid, port)).await {
+        match tokio::time::timeout(CONNECT, connect_inside(pid, port)).await {
             Ok(Ok(stream)) => return Ok(Box::new(stream)),
             Ok(Err(error)) => tried = error.to_string(),
             Err(_) => tried = "no answer".to_owned(),
@@ -201,15 +201,9 @@ pub(super) async fn dial(sandbox: &Container, port: u16) -> Result<BoxStreamIo> 
     }
 }
 
-/// A connection made by a thread that has entered the pod's network namespace (and ends with it).
-async fn inside(pid: u32, port: u16) -> std::io::Result<tokio::net::TcpStream> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    let connect = move || -> std::io::Result<std::net::TcpStream> {
-        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
-        rustix::thread::move_into_link_name_space(
-            std::os::fd::AsFd::as_fd(&namespace),
-            Some(rustix::thread::LinkNameSpaceType::Network),
-        )?;
+/// A connection made in the pod's network namespace.
+async fn connect_inside(pid: u32, port: u16) -> std::io::Result<tokio::net::TcpStream> {
+    let connect = move || {
         let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let v6 = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
         let stream = std::net::TcpStream::connect_timeout(&v4, CONNECT)
@@ -217,10 +211,5 @@ async fn inside(pid: u32, port: u16) -> std::io::Result<tokio::net::TcpStream> {
         stream.set_nonblocking(true)?;
         Ok(stream)
     };
-    // Not one of the runtime's threads: this one must never be used for anything else again.
-    std::thread::Builder::new().name("pod-dial".to_owned()).spawn(move || {
-        let _ = sender.send(connect());
-    })?;
-    let stream = receiver.await.map_err(std::io::Error::other)??;
-    tokio::net::TcpStream::from_std(stream)
+    tokio::net::TcpStream::from_std(namespace::inside(pid, connect).await?)
 }
