@@ -35,6 +35,7 @@ use crate::{
 };
 use api::field;
 use axum::response::Response;
+use futures::future::BoxFuture;
 
 /// Bytes of a patch that an error shows.
 const SHOWN_PATCH: usize = 1024;
@@ -56,38 +57,40 @@ pub async fn resource(
         Proxy, Resize, Scale, Start, Status, Stop, Token,
     };
     let named = !incoming.info.name.is_empty();
-    match (subresource, incoming.info.verb) {
-        (None, "get") => get::get(app, kind, incoming).await,
-        (None, "list") => list::list(app, kind, incoming).await,
-        (None, "watch") => watch::watch(app, kind, incoming).await,
-        (None, "create") if !named => create::create(app, kind, incoming).await,
-        (None, "delete") => delete::delete(app, kind, incoming).await,
-        (None, "deletecollection") => delete::collection(app, kind, incoming).await,
-        (Some(Status | Approval), "get") => get::get(app, kind, incoming).await,
+    // Each in an allocation of its own size: as one future they would all be as large as the largest, and be moved from
+    // wrapper to wrapper on the way to where they run.
+    let answer: BoxFuture<'_, Result<Response>> = match (subresource, incoming.info.verb) {
+        (None | Some(Status | Approval), "get") => Box::pin(get::get(app, kind, incoming)),
+        (None, "list") => Box::pin(list::list(app, kind, incoming)),
+        (None, "watch") => Box::pin(watch::watch(app, kind, incoming)),
+        (None, "create") if !named => Box::pin(create::create(app, kind, incoming)),
+        (None, "delete") => Box::pin(delete::delete(app, kind, incoming)),
+        (None, "deletecollection") => Box::pin(delete::collection(app, kind, incoming)),
         (None | Some(Status | Approval), "update") if named => {
-            update::update(app, kind, subresource, incoming).await
+            Box::pin(update::update(app, kind, subresource, incoming))
         }
         (None | Some(Status | Approval), "patch") if named => {
-            patch::patch(app, kind, subresource, incoming).await
+            Box::pin(patch::patch(app, kind, subresource, incoming))
         }
-        (Some(Scale), _) => scale::scale(app, kind, incoming).await,
-        (Some(Binding), "create") => binding::create(app, kind, incoming).await,
-        (Some(Eviction), "create") => eviction::create(app, kind, incoming).await,
-        (Some(Finalize), "update") => finalize::update(app, kind, incoming).await,
-        (Some(Token), "create") => token::create(app, incoming).await,
-        (Some(Log), "get") => pod_stream::open(app, Log, incoming).await,
+        (Some(Scale), _) => Box::pin(scale::scale(app, kind, incoming)),
+        (Some(Binding), "create") => Box::pin(binding::create(app, kind, incoming)),
+        (Some(Eviction), "create") => Box::pin(eviction::create(app, kind, incoming)),
+        (Some(Finalize), "update") => Box::pin(finalize::update(app, kind, incoming)),
+        (Some(Token), "create") => Box::pin(token::create(app, incoming)),
+        (Some(Log), "get") => Box::pin(pod_stream::open(app, Log, incoming)),
         (Some(stream @ (Exec | Attach | PortForward)), "get" | "create") => {
-            pod_stream::open(app, stream, incoming).await
+            Box::pin(pod_stream::open(app, stream, incoming))
         }
-        (Some(Proxy), _) => proxy::pass(app, kind, incoming).await,
+        (Some(Proxy), _) => Box::pin(proxy::pass(app, kind, incoming)),
         (Some(power @ (Stop | Kill | Start)), "create") => match node_power::power_of(power) {
-            Some(power) => node_power::create(app, kind, power, incoming).await,
-            None => Err(method_not_allowed()),
+            Some(power) => Box::pin(node_power::create(app, kind, power, incoming)),
+            None => return Err(method_not_allowed()),
         },
-        (Some(EphemeralContainers), _) => Err(not_built("ephemeral containers")),
-        (Some(Resize), _) => Err(not_built("resizing pods")),
-        _ => Err(method_not_allowed()),
-    }
+        (Some(EphemeralContainers), _) => return Err(not_built("ephemeral containers")),
+        (Some(Resize), _) => return Err(not_built("resizing pods")),
+        _ => return Err(method_not_allowed()),
+    };
+    answer.await
 }
 
 fn not_built(what: &str) -> ApiError {

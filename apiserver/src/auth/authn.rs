@@ -69,7 +69,8 @@ impl Authenticator {
             Peer::Tls { user_cert: None, .. } => {}
         }
         match bearer(headers)? {
-            Some(token) => match self.check_token(lookup, &token, &[self.audience()]).await? {
+            // Boxed: certificates are what most show, and this is held for every request.
+            Some(token) => match Box::pin(self.check_token(lookup, &token, &[self.audience()])).await? {
                 Ok((user, _)) => Ok(user),
                 Err(why) => {
                     debug!(why, "token refused");
