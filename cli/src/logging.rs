@@ -4,12 +4,15 @@ use crate::config::LogFormat;
 use std::io::IsTerminal;
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
-/// `RUST_LOG` wins over `-v`.
+/// `RUST_LOG` wins over `-v`. hickory's server writes two lines a query, and one for every packet that it cannot answer:
+/// any pod could fill the log.
 pub fn start(format: LogFormat, verbosity: u8) {
     let default = match verbosity {
-        0 => "warn,cli=info,sled=error",
-        1 => "info,hyper=warn,sled=warn",
-        2 => "debug,hyper=info,h2=info,rustls=info,sled=info,bollard=info",
+        0 => "warn,cli=info,sled=error,hickory_server=error,hickory_net=error",
+        1 => "info,hyper=warn,sled=warn,hickory_server=warn",
+        2 => {
+            "debug,hyper=info,h2=info,rustls=info,sled=info,bollard=info,hickory_server=warn,hickory_net=info"
+        }
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));

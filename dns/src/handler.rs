@@ -1,5 +1,5 @@
-//! From a packet to its reply: decodes, asks `answer`, follows aliases, encodes within the size the client can
-//! take. What we know is answered at once; only names of others wait (`Pending`).
+//! From a question to its reply: asks `answer`, follows aliases, and fits what is known into what the client can take.
+//! What we know is answered at once; only names of others wait (`Pending`).
 //!
 //! | packet | reply |
 //! |---|---|
@@ -18,8 +18,14 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use hickory_proto::{
-    op::{Edns, Message, MessageType, Metadata, ResponseCode},
-    rr::{DNSClass, Name, RecordType},
+    op::{Edns, MessageType, Metadata, OpCode, ResponseCode},
+    rr::{DNSClass, Name, RData, Record, RecordType},
+    serialize::binary::{BinDecoder, BinEncoder},
+};
+use hickory_server::{
+    net::xfer::Protocol,
+    server::Request,
+    zone_handler::{MessageResponse, MessageResponseBuilder, Queries},
 };
 use std::sync::{
     Arc,
@@ -33,25 +39,33 @@ const MAX_UDP: u16 = 1232;
 /// Largest UDP packet to a client without EDNS (RFC 1035).
 const PLAIN_UDP: u16 = 512;
 const HEADER: usize = 12;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Transport {
-    Udp,
-    Tcp,
-}
+/// Type, class, TTL and length of a record; those of an OPT with its empty name are one more.
+const RECORD: usize = 10;
 
 pub(crate) enum Reply {
     Silence,
-    Now(Vec<u8>),
+    Now(Response),
     Later(Box<Pending>),
+}
+
+/// A reply before it is encoded. In front of its records goes the question, byte for byte as the client sent it.
+#[derive(Debug)]
+pub(crate) struct Response {
+    metadata: Metadata,
+    /// Of a packet that made no sense nothing is repeated.
+    repeats: bool,
+    answers: Vec<Record>,
+    authorities: Vec<Record>,
+    additionals: Vec<Record>,
+    edns: Option<Edns>,
+    limit: usize,
 }
 
 /// A reply that waits for an upstream server.
 pub(crate) struct Pending {
-    response: Message,
+    response: Response,
     target: Name,
     kind: RecordType,
-    limit: usize,
 }
 
 pub(crate) struct Handler {
@@ -66,31 +80,24 @@ impl Handler {
         Self { zone, index, forward, spin: AtomicUsize::new(0) }
     }
 
-    pub(crate) fn reply(&self, packet: &[u8], transport: Transport) -> Reply {
-        let [id0, id1, flags, ..] = *packet else { return Reply::Silence };
-        if packet.len() < HEADER || flags & 0x80 != 0 {
+    pub(crate) fn reply(&self, request: &Request) -> Reply {
+        if request.metadata.message_type != MessageType::Query {
             return Reply::Silence;
         }
-        // Response, the opcode and "recursion desired" of the query; all counts are zero.
-        let bare = |code: ResponseCode| {
-            Reply::Now(vec![id0, id1, 0x80 | flags & 0x79, code.low(), 0, 0, 0, 0, 0, 0, 0, 0])
-        };
-        if flags & 0x78 != 0 {
-            return bare(ResponseCode::NotImp);
+        let refuse = |code| Reply::Now(Response::refusal(&request.metadata, code));
+        if request.metadata.op_code != OpCode::Query {
+            return refuse(ResponseCode::NotImp);
         }
-        let Ok(request) = Message::from_vec(packet) else { return bare(ResponseCode::FormErr) };
-        if request.queries.len() != 1 || request.metadata.message_type != MessageType::Query {
-            return bare(ResponseCode::FormErr);
+        let [query] = request.queries.queries() else { return refuse(ResponseCode::FormErr) };
+        let query = query.original();
+        // A name that refers to bytes before it can only mean the header, and would mean other bytes in the reply.
+        if request.queries.as_bytes().len() != on_wire(&query.name) + 4 {
+            return refuse(ResponseCode::FormErr);
         }
-        self.query(request, transport)
-    }
-
-    fn query(&self, mut request: Message, transport: Transport) -> Reply {
-        let mut response = Message::new(0, MessageType::Response, request.metadata.op_code);
-        response.metadata = Metadata::response_from_request(&request.metadata);
-        response.metadata.recursion_available = self.forward.is_enabled();
-        let mut limit = PLAIN_UDP;
-        let mut version = 0;
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.recursion_available = self.forward.is_enabled();
+        let mut response = Response::new(metadata);
+        let (mut limit, mut version) = (PLAIN_UDP, 0);
         if let Some(edns) = &request.edns {
             limit = edns.max_payload().clamp(PLAIN_UDP, MAX_UDP);
             version = edns.version();
@@ -98,14 +105,11 @@ impl Handler {
             own.set_max_payload(MAX_UDP).set_version(0);
             response.edns = Some(own);
         }
-        let limit = match transport {
-            Transport::Udp => usize::from(limit),
-            Transport::Tcp => usize::from(u16::MAX),
+        response.limit = match request.protocol() {
+            Protocol::Udp => usize::from(limit),
+            _ => usize::from(u16::MAX),
         };
-        let Some(query) = request.queries.pop() else { return Reply::Silence };
-        let (name, kind, class) = (query.name.clone(), query.query_type, query.query_class);
-        response.queries.push(query);
-        let refusal = match (version, class, kind) {
+        let refusal = match (version, query.query_class, query.query_type) {
             (1.., _, _) => Some(ResponseCode::BADVERS),
             (_, DNSClass::IN, RecordType::AXFR | RecordType::IXFR | RecordType::OPT) => {
                 Some(ResponseCode::Refused)
@@ -115,16 +119,17 @@ impl Handler {
         };
         if let Some(code) = refusal {
             response.metadata.response_code = code;
-            return Reply::Now(encode(response, limit));
+            return Reply::Now(response);
         }
-        match self.resolve(&mut response, name, kind) {
-            Some(target) => Reply::Later(Box::new(Pending { response, target, kind, limit })),
-            None => Reply::Now(encode(response, limit)),
+        let kind = query.query_type;
+        match self.resolve(&mut response, query.name.clone(), kind) {
+            Some(target) => Reply::Later(Box::new(Pending { response, target, kind })),
+            None => Reply::Now(response.fitted(&request.queries)),
         }
     }
 
     /// Fills in what we know; returns the name that somebody else has to be asked for.
-    fn resolve(&self, response: &mut Message, mut name: Name, kind: RecordType) -> Option<Name> {
+    fn resolve(&self, response: &mut Response, mut name: Name, kind: RecordType) -> Option<Name> {
         let index = self.index.load();
         let spin = self.spin.fetch_add(1, Ordering::Relaxed);
         for _ in 0..=MAX_ALIASES {
@@ -162,8 +167,8 @@ impl Handler {
     }
 
     /// Asks upstream and finishes the reply. Bounded in time by `Forward`.
-    pub(crate) async fn finish(&self, pending: Pending) -> Vec<u8> {
-        let Pending { mut response, target, kind, limit } = pending;
+    pub(crate) async fn finish(&self, pending: Pending, question: &Queries) -> Response {
+        let Pending { mut response, target, kind } = pending;
         match self.forward.resolve(target, kind).await {
             Outcome::Records { answers } => response.answers.extend(answers),
             Outcome::Negative { code, authorities } => {
@@ -177,39 +182,109 @@ impl Handler {
                 response.metadata.response_code = ResponseCode::ServFail;
             }
         }
-        encode(response, limit)
+        response.fitted(question)
     }
 }
 
-/// Encodes within `limit` bytes: as many additionals as fit; if not even the answers do, none and TC, so that the
-/// client asks again over TCP. (The encoder's own truncation leaves half a record behind the last one, and takes
-/// missing additionals for truncation.)
-fn encode(mut message: Message, limit: usize) -> Vec<u8> {
-    if let Some(bytes) = whole(&message, limit) {
-        return bytes;
+impl Response {
+    fn new(metadata: Metadata) -> Self {
+        let (answers, authorities, additionals) = (Vec::new(), Vec::new(), Vec::new());
+        let limit = usize::from(PLAIN_UDP);
+        Self { metadata, repeats: true, answers, authorities, additionals, edns: None, limit }
     }
-    let additionals = std::mem::take(&mut message.additionals);
-    if let Some(bytes) = whole(&message, limit) {
-        let mut room = limit - bytes.len();
-        for record in additionals {
-            // Uncompressed name, type, class, TTL, length, address.
-            let size = record.name.len() + 1 + 10 + 16;
-            let Some(rest) = room.checked_sub(size) else { break };
-            room = rest;
-            message.additionals.push(record);
+
+    fn refusal(request: &Metadata, code: ResponseCode) -> Self {
+        let mut metadata = Metadata::response_from_request(request);
+        metadata.response_code = code;
+        Self { repeats: false, ..Self::new(metadata) }
+    }
+
+    /// As hickory's encoder takes it.
+    pub(crate) fn message<'a>(
+        &'a self,
+        question: &'a Queries,
+        none: &'a Queries,
+    ) -> MessageResponse<
+        'a,
+        'a,
+        impl Iterator<Item = &'a Record> + Send + 'a,
+        impl Iterator<Item = &'a Record> + Send + 'a,
+        impl Iterator<Item = &'a Record> + Send + 'a,
+        impl Iterator<Item = &'a Record> + Send + 'a,
+    > {
+        let question = if self.repeats { question } else { none };
+        MessageResponseBuilder::new(question, self.edns.as_ref()).build(
+            self.metadata,
+            &self.answers,
+            &self.authorities,
+            [],
+            &self.additionals,
+        )
+    }
+
+    /// Within the limit: as many additionals as fit; if not even the answers do, none and TC, so that the client asks
+    /// again over TCP. (The encoder's own truncation leaves half a record behind the last one, and takes missing
+    /// additionals for truncation.)
+    fn fitted(mut self, question: &Queries) -> Self {
+        let records = [&self.answers, &self.authorities, &self.additionals].into_iter().flatten();
+        let around = HEADER + question.as_bytes().len() + RECORD + 1;
+        let most = records.map(size_at_most).try_fold(around, |sum, size| Some(sum + size?));
+        if most.is_some_and(|most| most <= self.limit) || self.size(question).is_some() {
+            return self;
         }
-        return whole(&message, limit).unwrap_or(bytes);
+        let additionals = std::mem::take(&mut self.additionals);
+        if let Some(size) = self.size(question) {
+            let mut room = self.limit - size;
+            for record in additionals {
+                let Some(rest) = size_at_most(&record).and_then(|size| room.checked_sub(size)) else { break };
+                room = rest;
+                self.additionals.push(record);
+            }
+            return self;
+        }
+        // A header, one question and an OPT: at most 12 + 259 + 11 bytes.
+        self.answers.clear();
+        self.authorities.clear();
+        self.metadata.truncation = true;
+        self
     }
-    message.answers.clear();
-    message.authorities.clear();
-    message.additionals.clear();
-    message.metadata.truncation = true;
-    // A header, one question and an OPT: at most 12 + 259 + 11 bytes.
-    message.to_vec().unwrap_or_default()
+
+    /// Encoded, if that is within the limit.
+    fn size(&self, question: &Queries) -> Option<usize> {
+        self.encode(question).map(|bytes| bytes.len()).filter(|size| *size <= self.limit)
+    }
+
+    /// As hickory's server encodes it; `None` if it cannot be whole.
+    pub(crate) fn encode(&self, question: &Queries) -> Option<Vec<u8>> {
+        let none = no_question()?;
+        let mut bytes = Vec::with_capacity(usize::from(PLAIN_UDP));
+        let mut encoder = BinEncoder::new(&mut bytes);
+        encoder.set_max_size(u16::MAX);
+        let info = self.message(question, &none).destructive_emit(&mut encoder).ok()?;
+        (info.truncation == self.metadata.truncation).then_some(bytes)
+    }
 }
 
-fn whole(message: &Message, limit: usize) -> Option<Vec<u8>> {
-    let bytes = message.to_vec().ok()?;
-    let truncated = bytes.get(2).is_none_or(|flags| flags & 0x02 != 0);
-    (bytes.len() <= limit && !truncated).then_some(bytes)
+pub(crate) fn no_question() -> Option<Queries> {
+    Queries::read(&mut BinDecoder::new(&[]), 0).ok()
+}
+
+/// Not compressed; `None` for what we do not make ourselves.
+fn size_at_most(record: &Record) -> Option<usize> {
+    let data = match &record.data {
+        RData::A(_) => 4,
+        RData::AAAA(_) => 16,
+        RData::CNAME(name) => on_wire(&name.0),
+        RData::PTR(name) => on_wire(&name.0),
+        RData::NS(name) => on_wire(&name.0),
+        RData::SRV(srv) => 6 + on_wire(&srv.target),
+        RData::SOA(soa) => 20 + on_wire(&soa.mname) + on_wire(&soa.rname),
+        _ => return None,
+    };
+    Some(on_wire(&record.name) + RECORD + data)
+}
+
+/// A name's length, not compressed.
+fn on_wire(name: &Name) -> usize {
+    if name.is_root() { 1 } else { name.len() + 1 }
 }

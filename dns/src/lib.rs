@@ -4,8 +4,9 @@
 //! ```text
 //!  informers ─► follow ─► index (swapped whole)
 //!                            │
-//!  packet ─► handler ─► name (what is asked) ─► answer (pure) ─► reply
-//!                            └─► forward (names of others, aliases leading out)
+//!  hickory-server ─► handler ─► name (what is asked) ─► answer (pure) ─► reply
+//!    (sockets,           └─► forward (names of others, aliases leading out)
+//!     messages)
 //! ```
 
 mod answer;
@@ -24,9 +25,16 @@ pub use config::Config;
 
 use arc_swap::ArcSwap;
 use client::Informers;
-use handler::{Handler, Reply, Transport};
+use handler::{Handler, Reply};
 use hickory_proto::rr::Name;
-use std::{io, net::SocketAddr, str::FromStr, sync::Arc};
+use hickory_server::{net::xfer::Protocol, server::Request};
+use listen::Answers;
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -108,14 +116,13 @@ impl Server {
             let token = token.clone();
             tracker.spawn(async move { token.run_until_cancelled(future).await });
         };
+        let answers = Answers(self.handler);
         spawn(Box::pin(self.follower.run()));
-        for listener in self.listeners {
-            for socket in listener.udp {
-                let (socket, handler) = (Arc::new(socket), self.handler.clone());
-                spawn(Box::pin(listen::serve_udp(socket, handler, tracker.clone(), token.clone())));
+        for Listener { address, udp, tcp } in self.listeners {
+            for socket in udp {
+                tracker.spawn(listen::serve_udp(socket, address, answers.clone(), token.clone()));
             }
-            let tcp = listen::serve_tcp(listener.tcp, self.handler.clone(), tracker.clone(), token.clone());
-            spawn(Box::pin(tcp));
+            spawn(Box::pin(listen::serve_tcp(tcp, answers.clone(), tracker.clone(), token.clone())));
         }
         token.cancelled().await;
         tracker.close();
@@ -126,9 +133,13 @@ impl Server {
     /// Names of others get no answer.
     pub fn responder(&self) -> impl Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync + use<> {
         let handler = self.handler.clone();
-        move |packet| match handler.reply(packet, Transport::Udp) {
-            Reply::Now(bytes) => Some(bytes),
-            Reply::Silence | Reply::Later(_) => None,
+        let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 53));
+        move |packet| {
+            let request = Request::from_bytes(packet.to_vec(), client, Protocol::Udp).ok()?;
+            match handler.reply(&request) {
+                Reply::Now(response) => response.encode(&request.queries),
+                Reply::Silence | Reply::Later(_) => None,
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     answer::Zone,
     forward::Forward,
-    handler::{Handler, Reply, Transport},
+    handler::{Handler, Reply},
     index::{Index, Service},
     name::ServiceKey,
 };
@@ -11,6 +11,11 @@ use arc_swap::ArcSwap;
 use hickory_proto::{
     op::{Edns, Message, OpCode, Query, ResponseCode},
     rr::{DNSClass, Name, RData, Record, RecordType},
+    serialize::binary::{BinDecodable, BinDecoder},
+};
+use hickory_server::{
+    net::xfer::Protocol::{self, Tcp, Udp},
+    server::Request,
 };
 use k8s_openapi::{
     api::{
@@ -66,8 +71,8 @@ fn slice(ports: &[(&str, i32)], endpoints: Vec<Endpoint>) -> Arc<EndpointSlice> 
     Arc::new(EndpointSlice { endpoints: Some(endpoints), ports: Some(ports.collect()), ..Default::default() })
 }
 
-struct Bed {
-    handler: Handler,
+pub(crate) struct Bed {
+    pub(crate) handler: Handler,
 }
 
 fn zone() -> Zone {
@@ -90,7 +95,7 @@ impl Bed {
     }
 
     /// The usual suspects.
-    fn usual() -> Self {
+    pub(crate) fn usual() -> Self {
         let mut dns = service("kube-dns", "10.96.0.10", &[("dns", "UDP", 53), ("dns-tcp", "TCP", 53)]);
         dns.metadata.namespace = Some("kube-system".into());
         let kubia = slice(
@@ -118,20 +123,28 @@ impl Bed {
         ])
     }
 
-    fn send(&self, query: &Message, transport: Transport) -> Message {
-        match self.handler.reply(&query.to_vec().unwrap(), transport) {
-            Reply::Now(bytes) => Message::from_vec(&bytes).unwrap(),
-            Reply::Silence => panic!("silence"),
+    /// `None` is silence. What cannot be decoded hickory answers: see `sockets`.
+    fn reply(&self, packet: &[u8], transport: Protocol) -> Option<Vec<u8>> {
+        let client = "127.0.0.1:53".parse().unwrap();
+        let request = Request::from_bytes(packet.to_vec(), client, transport).unwrap();
+        let response = match self.handler.reply(&request) {
+            Reply::Silence => return None,
+            Reply::Now(response) => response,
             Reply::Later(pending) => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                Message::from_vec(&runtime.block_on(self.handler.finish(*pending))).unwrap()
+                runtime.block_on(self.handler.finish(*pending, &request.queries))
             }
-        }
+        };
+        Some(response.encode(&request.queries).unwrap())
+    }
+
+    fn send(&self, query: &Message, transport: Protocol) -> Message {
+        Message::from_vec(&self.reply(&query.to_vec().unwrap(), transport).unwrap()).unwrap()
     }
 
     #[track_caller]
     fn check(&self, name: &str, kind: RecordType, expected: &str) {
-        let reply = self.send(&query(name, kind), Transport::Tcp);
+        let reply = self.send(&query(name, kind), Tcp);
         assert_eq!(describe(&reply), expected, "{name} {kind}");
         assert_eq!(reply.queries[0].name().to_ascii(), name, "the question comes back as it was");
         assert_eq!(reply.metadata.id, 4711);
@@ -145,7 +158,7 @@ fn set(index: &mut Index, service: &core::Service, slices: &[Arc<EndpointSlice>]
     index.set_service(ServiceKey::new(&namespace, &name), Some(built));
 }
 
-fn query(name: &str, kind: RecordType) -> Message {
+pub(crate) fn query(name: &str, kind: RecordType) -> Message {
     let mut message = Message::query();
     message.metadata.id = 4711;
     message.metadata.recursion_desired = true;
@@ -253,7 +266,7 @@ fn headless_services() {
          _metrics._tcp.plain.default.svc SRV 0 50 9090 10-244-2-20.plain.default.svc; \
          +10-244-1-20.plain.default.svc A 10.244.1.20; +10-244-2-20.plain.default.svc A 10.244.2.20",
     );
-    let reply = bed.send(&query("plain.default.svc.cluster.local.", SRV), Transport::Tcp);
+    let reply = bed.send(&query("plain.default.svc.cluster.local.", SRV), Tcp);
     assert_eq!((reply.answers.len(), reply.additionals.len()), (4, 2), "one for each endpoint and port");
     bed.check("idle.default.svc.cluster.local.", A, NO_DATA);
     bed.check("idle.default.svc.cluster.local.", SRV, NO_DATA);
@@ -383,8 +396,7 @@ fn before_the_first_sync_clients_are_asked_to_come_again() {
 #[test]
 fn address_lists_rotate() {
     let bed = Bed::usual();
-    let first =
-        |_| bed.send(&query("kubia.default.svc.cluster.local.", A), Transport::Udp).answers[0].data.clone();
+    let first = |_| bed.send(&query("kubia.default.svc.cluster.local.", A), Udp).answers[0].data.clone();
     assert_eq!((0..4).map(first).collect::<HashSet<_>>().len(), 2);
 }
 
@@ -394,7 +406,7 @@ fn what_is_not_a_plain_query_is_refused() {
     let code = |change: fn(&mut Message)| {
         let mut message = query("web.default.svc.cluster.local.", A);
         change(&mut message);
-        bed.send(&message, Transport::Udp).metadata.response_code
+        bed.send(&message, Udp).metadata.response_code
     };
     assert_eq!(code(|m| m.metadata.op_code = OpCode::Notify), ResponseCode::NotImp);
     assert_eq!(
@@ -427,19 +439,13 @@ fn what_is_not_a_plain_query_is_refused() {
         }),
         ResponseCode::BADSIG, // 16, as BADVERS; the decoder cannot know
     );
-    let mut packet = query("web.default.svc.cluster.local.", A).to_vec().unwrap();
-    packet.truncate(20);
-    let Reply::Now(bytes) = bed.handler.reply(&packet, Transport::Udp) else { panic!("no reply") };
-    let reply = Message::from_vec(&bytes).unwrap();
-    assert_eq!((reply.metadata.id, reply.metadata.response_code), (4711, ResponseCode::FormErr));
-    packet.truncate(11);
-    assert!(matches!(bed.handler.reply(&packet, Transport::Udp), Reply::Silence));
     let mut response = query("web.default.svc.cluster.local.", A).to_vec().unwrap();
     response[2] |= 0x80;
-    assert!(
-        matches!(bed.handler.reply(&response, Transport::Udp), Reply::Silence),
-        "two servers would chat for ever"
-    );
+    assert!(bed.reply(&response, Udp).is_none(), "two servers would chat for ever");
+    // The name is whatever stands in the header.
+    let packet = [&[0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &[0xc0, 4, 0, 1, 0, 1]].concat();
+    let reply = Message::from_vec(&bed.reply(&packet, Udp).unwrap()).unwrap();
+    assert_eq!((reply.metadata.response_code, reply.queries.len()), (ResponseCode::FormErr, 0));
 }
 
 /// A headless service with many endpoints.
@@ -454,15 +460,15 @@ fn crowd(endpoints: usize) -> Bed {
 #[test]
 fn answers_fit_or_say_that_they_do_not() {
     for (endpoints, edns, transport) in [
-        (1, None, Transport::Udp),
-        (5, None, Transport::Udp),
-        (20, None, Transport::Udp),
-        (20, Some(4096), Transport::Udp),
-        (20, Some(100), Transport::Udp),
-        (200, Some(1232), Transport::Udp),
-        (200, None, Transport::Tcp),
-        (500, Some(1232), Transport::Tcp),
-        (3000, None, Transport::Tcp),
+        (1, None, Udp),
+        (5, None, Udp),
+        (20, None, Udp),
+        (20, Some(4096), Udp),
+        (20, Some(100), Udp),
+        (200, Some(1232), Udp),
+        (200, None, Tcp),
+        (500, Some(1232), Tcp),
+        (3000, None, Tcp),
     ] {
         let bed = crowd(endpoints);
         for kind in [A, SRV, ANY] {
@@ -470,29 +476,28 @@ fn answers_fit_or_say_that_they_do_not() {
             if let Some(size) = edns {
                 message.edns.insert(Edns::new()).set_max_payload(size);
             }
-            let Reply::Now(bytes) = bed.handler.reply(&message.to_vec().unwrap(), transport) else {
-                panic!("no reply")
-            };
+            let bytes = bed.reply(&message.to_vec().unwrap(), transport).unwrap();
             let limit = match (transport, edns) {
-                (Transport::Tcp, _) => 65535,
+                (Tcp, _) => 65535,
                 (_, None) => 512,
                 (_, Some(size)) => usize::from(size.clamp(512, 1232)),
             };
             let what =
                 format!("{endpoints} endpoints, {edns:?}, {transport:?}, {kind}: {} bytes", bytes.len());
             assert!(bytes.len() <= limit, "{what}");
-            let reply = Message::from_vec(&bytes).unwrap();
-            assert_eq!(reply.to_vec().unwrap().len(), bytes.len(), "nothing trails: {what}");
+            let mut decoder = BinDecoder::new(&bytes);
+            let reply = Message::read(&mut decoder).unwrap();
+            assert!(decoder.is_empty(), "nothing trails: {what}");
             assert_eq!(reply.edns.is_some(), edns.is_some(), "{what}");
             let whole = reply.answers.len() == endpoints;
             assert!(whole != reply.metadata.truncation && (whole || reply.answers.is_empty()), "{what}");
-            if transport == Transport::Tcp && endpoints <= 500 {
+            if transport == Tcp && endpoints <= 500 {
                 assert!(whole, "{what}");
             }
         }
     }
     // Five SRV records fit, their five addresses do not all: that is no truncation.
-    let reply = crowd(5).send(&query("crowd.default.svc.cluster.local.", SRV), Transport::Udp);
+    let reply = crowd(5).send(&query("crowd.default.svc.cluster.local.", SRV), Udp);
     assert_eq!((reply.answers.len(), reply.metadata.truncation), (5, false));
     assert!(reply.additionals.len() < 5);
 }
@@ -520,8 +525,12 @@ proptest! {
         } else {
             random
         };
-        let transport = if tcp { Transport::Tcp } else { Transport::Udp };
-        if let Reply::Now(bytes) = bed.handler.reply(&packet, transport) {
+        let transport = if tcp { Tcp } else { Udp };
+        let client = "127.0.0.1:53".parse().unwrap();
+        if let Ok(request) = Request::from_bytes(packet.clone(), client, transport)
+            && let Reply::Now(response) = bed.handler.reply(&request)
+        {
+            let bytes = response.encode(&request.queries).unwrap();
             let reply = Message::from_vec(&bytes);
             prop_assert!(reply.is_ok(), "{packet:?} -> {bytes:?}");
             prop_assert_eq!(&bytes[..2], &packet[..2]);

@@ -216,7 +216,7 @@ async fn rubbish_does_no_harm() {
     let mut stream = TcpStream::connect(bed.address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut rest = Vec::new();
-    // Too long for a query: the connection ends, by FIN or by RST.
+    // A question that is announced and does not come: the connection ends, by FIN or by RST.
     let _ended = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut rest)).await.unwrap();
     assert!(rest.is_empty());
     let found = |r: &Message| r.answers.len() == 1;
