@@ -1,6 +1,9 @@
 //! What the API server is told at start. Plain values: only `cli` reads flags and files.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -23,6 +26,8 @@ pub struct Config {
     /// How long a pod stays on a node that is not ready or not reachable, where it says nothing itself.
     /// Kubernetes' default is 300.
     pub toleration_seconds: i64,
+    /// Where to write the audit log; `None` for none.
+    pub audit_log: Option<PathBuf>,
 }
 
 impl Config {

@@ -3,6 +3,7 @@
 //! client ─► request ─► auth ─► admission ─► kind rules ─► storage, and back as watch events.
 
 pub mod admission;
+pub mod audit;
 pub mod auth;
 pub mod bootstrap;
 pub mod config;
@@ -10,8 +11,10 @@ pub mod dial;
 pub mod error;
 pub mod handlers;
 pub mod kinds;
+pub mod lanes;
 pub mod latch;
 pub mod listen;
+pub mod metrics;
 pub mod openapi;
 pub mod protobuf;
 pub mod registry;

@@ -2,94 +2,191 @@
 //!
 //! There is one route: a path's meaning comes from [`RequestInfo`], not from a table of patterns, so that a kind
 //! needs no line here. The order, and why:
-//! 1. id, span and metrics around everything, panics included;
+//! 1. id, span, metrics and audit log around everything, panics included;
 //! 2. what the request is about (a path that cannot be read is refused before it costs anything);
-//! 3. a slot, unless it is a watch or a stream (those last as long as the client likes) or comes from a component of
-//!    this process (those are few, and a flood from outside must not keep a node from saying that it is alive);
-//! 4. who, then may they: nothing of the request but its head has been looked at;
+//! 3. who, then may they: nothing of the request but its head has been looked at;
+//! 4. a place among the requests under way (`lanes`), unless it is a watch or a stream (those last as long as the client
+//!    likes), asks for health, or comes from a component of this process;
 //! 5. a deadline around the rest; a write runs as a task of its own, so that a client that goes away does not leave
 //!    it half done (an address reserved but not kept, say).
 
 use crate::{
     admission::Lookup,
-    auth::{Peer, node},
+    audit::{self, Ending, Identity, Record, Stage},
+    auth::{Peer, authn, node},
     error::{ApiError, Result},
     handlers,
     kinds::{AnyKind, Subresource},
+    lanes::Lane,
+    metrics::{Label, Running},
     request::{Incoming, Query, RequestInfo},
     state::App,
 };
 use api::guard::{self, Panicked};
-use axum::{extract::Request, extract::State, response::IntoResponse, response::Response};
+use axum::{body::Body, extract::Request, extract::State, response::IntoResponse, response::Response};
+use bytes::Bytes;
 use http::{HeaderValue, header};
-use std::time::Instant;
+use http_body::{Frame, SizeHint};
+use std::{
+    pin::Pin,
+    sync::Mutex,
+    sync::PoisonError,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 use tracing::Instrument;
 
-/// Seconds after which a client that found the server full should come back.
-const RETRY_AFTER: u32 = 1;
-
-/// The server as a plain service, cheap to clone. Requests are expected to carry a [`Peer`] extension.
+/// The router as a plain service, cheap to clone. Requests are expected to carry a [`Peer`] extension.
 pub fn router(app: App) -> axum::Router {
     axum::Router::new().fallback(serve).with_state(app)
 }
 
 async fn serve(State(app): State<App>, request: Request) -> Response {
     let started = Instant::now();
-    let id = uuid::Uuid::new_v4();
-    let span = tracing::debug_span!("request", request.id = %id, method = %request.method(), path = request.uri().path());
-    let info = match RequestInfo::parse(request.method(), request.uri()) {
-        Ok(info) => info,
-        Err(e) => return e.into_response(),
-    };
-    let (verb, resource) =
-        (info.verb, app.registry.kind_named(&info.resource).map_or("", |k| k.resource().plural));
+    let id = audit::id_of(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let handled = guard::caught(handle(&app, info, request)).instrument(span.clone()).await;
-    let error = match handled {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(error),
-        Err(panic) => Err(panicked(panic)),
+    let span = tracing::debug_span!("request", request.id = %id, %method, path);
+    let mut record = app.audit.begin(&id, &request);
+    let (mut label, mut long) = (Label { verb: "other", ..Label::default() }, false);
+    // What is known of the user when the request ends, wherever it ends; kept only if somebody wants to know.
+    let identity = (record.is_some() || tracing::enabled!(tracing::Level::DEBUG)).then(Mutex::default);
+    let handled = match RequestInfo::parse(request.method(), request.uri()) {
+        Ok(info) => {
+            (label, long) = (label_of(&app, &info), info.is_long_running());
+            if let Some(record) = &mut record {
+                record.about(&info);
+            }
+            guard::caught(handle(&app, info, request, identity.as_ref())).instrument(span.clone()).await
+        }
+        Err(error) => Ok(Err(error)),
     };
-    let mut response = error.unwrap_or_else(|error| {
+    let answer = handled.unwrap_or_else(|panic| Err(panicked(panic)));
+    let failure = answer.as_ref().err().map(|error| (error.reason(), error.to_string()));
+    let mut response = answer.unwrap_or_else(|error| {
         if matches!(error, ApiError::Internal(_)) {
             // Our own fault needs a person, who needs to know what was asked for.
             tracing::error!(request.id = %id, %method, path, %error, "a request failed");
         }
         span.in_scope(|| error.into_response())
     });
-    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+    let failed = failure.is_some();
+    let code = response.status().as_u16();
+    let identity = identity.unwrap_or_default().into_inner().unwrap_or_else(PoisonError::into_inner);
+    tracing::debug!(
+        request.id = %id, %method, path, code, verb = label.verb,
+        user = identity.user.as_ref().map(|u| u.name.as_str()), milliseconds = started.elapsed().as_millis(),
+        "request"
+    );
+    if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("audit-id", id);
     }
     response
         .headers_mut()
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-cache, private"));
-    app.metrics.observe(verb, resource, response.status().as_u16(), started.elapsed());
-    response
+    app.metrics.answered(label, code, (!long).then(|| started.elapsed()));
+    if let Some(record) = &mut record {
+        record.answered(&identity, code, failure);
+    }
+    if !long || failed {
+        if let Some(mut record) = record {
+            record.log(Stage::ResponseComplete);
+        }
+        return response;
+    }
+    let ending = record.map(|mut record: Record| {
+        record.log(Stage::ResponseStarted);
+        Ending(record)
+    });
+    let going_on = GoingOn { _running: app.metrics.running(label), _ending: ending };
+    response.map(|body| Body::new(Followed { body, _going_on: going_on }))
 }
 
-async fn handle(app: &App, info: RequestInfo, request: Request) -> Result<Response> {
+/// Dropped with the body of an answer: when a watch or a stream has ended, however it did.
+struct GoingOn {
+    _running: Running,
+    _ending: Option<Ending>,
+}
+
+/// A body that is told of when it ends.
+struct Followed {
+    body: Body,
+    _going_on: GoingOn,
+}
+
+impl http_body::Body for Followed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// From fixed sets only: a path that names no kind of ours counts under no resource.
+fn label_of(app: &App, info: &RequestInfo) -> Label {
+    let kind = app.registry.kind(&info.group, &info.version, &info.resource);
+    let (group, version, resource) =
+        kind.map_or(("", "", ""), |k| (k.resource().group, k.resource().version, k.resource().plural));
+    Label {
+        verb: Label::verb_of(info),
+        group,
+        version,
+        resource,
+        subresource: handlers::discovery::subresource_name(&info.subresource),
+        scope: Label::scope_of(info),
+    }
+}
+
+async fn handle(
+    app: &App,
+    info: RequestInfo,
+    request: Request,
+    identity: Option<&Mutex<Identity>>,
+) -> Result<Response> {
     let long = info.is_long_running();
     let peer = request.extensions().get::<Peer>().ok_or(ApiError::Unauthorized)?;
-    let unbounded = long || !info.is_resource || matches!(peer, Peer::Internal(_));
-    let _slot = match app.in_flight.try_acquire() {
-        _ if unbounded => None,
-        Ok(slot) => Some(slot),
-        Err(_) => {
-            return Err(ApiError::TooManyRequests {
-                message: "too many requests, please try again later".to_owned(),
-                retry_after: RETRY_AFTER,
-            });
+    let lookup: &dyn Lookup = &app.registry;
+    let note = |what: &dyn Fn(&mut Identity)| {
+        if let Some(identity) = identity {
+            what(&mut identity.lock().unwrap_or_else(PoisonError::into_inner));
         }
     };
-    let lookup: &dyn Lookup = &app.registry;
-    let user = app.authenticator.authenticate(lookup, &app.authorizer, peer, request.headers()).await?;
-    app.authorizer.authorize(&user, &info)?;
+    let headers = request.headers();
+    let shown = app.authenticator.credential(lookup, peer, headers).await?;
+    note(&|identity| identity.user = Some(shown.clone()));
+    let user = match authn::acting_as(&app.authorizer, &shown, headers)? {
+        None => shown,
+        Some(other) => {
+            note(&|identity| identity.acting_as = Some(other.clone()));
+            other
+        }
+    };
+    let allowed = app.authorizer.authorize(&user, &info);
+    note(&|identity| identity.allowed = Some(allowed.is_ok()));
+    allowed?;
     if node::name_of(&user).is_some() {
         // Boxed, like all that few requests need: what this function holds is moved for each.
         Box::pin(node::confine(&app.registry, &user, &(&info).into())).await?;
     }
+    let _place = match peer {
+        Peer::Internal(_) => None,
+        Peer::Tls { .. } if long || info.is_health() => None,
+        Peer::Tls { .. } => Some(app.lanes.enter(Lane::of(&user, info.verb)).await?),
+    };
     let query = Query::of(request.uri())?;
+    let limit = deadline(&query, app.limits.request)?;
     let incoming = Incoming { info, user, query, request };
     if long {
         return dispatch(app, incoming).await;
@@ -107,11 +204,28 @@ async fn handle(app: &App, info: RequestInfo, request: Request) -> Result<Respon
             Err(e) => Err(ApiError::Internal(format!("the request's task failed: {e}"))),
         }
     };
-    match tokio::time::timeout(app.limits.request, work).await {
+    match tokio::time::timeout(limit, work).await {
         Ok(answer) => answer,
         Err(_) => {
-            Err(ApiError::Timeout("Timeout: request did not complete within requested timeout".to_owned()))
+            Err(ApiError::Timeout("Timeout: request did not complete within the allotted timeout".to_owned()))
         }
+    }
+}
+
+/// How long this request may take: what it asks for with `timeout`, if that is less than what everyone gets. None and
+/// less than none ask for nothing.
+fn deadline(query: &Query, most: Duration) -> Result<Duration> {
+    let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(most) };
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    match api::duration::parse(digits) {
+        Ok(asked) if negative || asked.is_zero() => Ok(most),
+        Ok(asked) => Ok(asked.min(most)),
+        Err(_) => Err(ApiError::BadRequest(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {text:?}"
+        ))),
     }
 }
 
@@ -150,4 +264,32 @@ fn subresource(kind: &dyn AnyKind, info: &RequestInfo) -> Result<Option<Subresou
         return Err(ApiError::NoSuchPath);
     }
     subresource.map(Some).ok_or(ApiError::NoSuchPath)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_ask_for_less_time() {
+        let most = Duration::from_secs(60);
+        let of = |query: &str| deadline(&Query::of(&format!("/x?{query}").parse().unwrap()).unwrap(), most);
+        for (query, seconds) in [
+            ("", 60),
+            ("timeout=", 60),
+            ("timeout=5s", 5),
+            ("timeout=%2B5s", 5),
+            ("timeout=1m30s", 60),
+            ("timeout=0s", 60),
+            ("timeout=0", 60),
+            ("timeout=-5s", 60),
+        ] {
+            assert_eq!(of(query).unwrap(), Duration::from_secs(seconds), "{query}");
+        }
+        for query in ["timeout=5", "timeout=soon", "timeout=-"] {
+            let error = of(query).unwrap_err();
+            assert_eq!(error.code(), 400, "{query}");
+            assert!(error.to_string().starts_with("invalid timeout specified in the request URL - "), "{error}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use crate::{
     Config, Latch, Latches, NodeDialer, User,
     admission::{Chain, Lookup, typed},
+    audit::{self, Audit},
     auth::{Authenticator, Authorizer, Peer, rbac::follow, token::Signer},
     bootstrap, kinds,
     listen::{BindError, Listener, Tls, TlsError, WithPeer},
@@ -11,7 +12,7 @@ use crate::{
     state::{App, Limits, Parts},
 };
 use k8s_openapi::api::core::v1::Service;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use storage::Store;
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,6 +30,8 @@ pub enum Error {
     Tls(#[from] TlsError),
     #[error("{0}")]
     Config(String),
+    #[error("--audit-log {}: {source}", path.display())]
+    Audit { path: PathBuf, source: io::Error },
     #[error("the objects in the store cannot be read: {0}")]
     Store(String),
 }
@@ -41,6 +44,7 @@ pub struct Server {
     listener: Listener,
     tls: Tls,
     bootstrapped: Latch,
+    audit: Option<audit::Writer>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -55,6 +59,14 @@ impl Server {
         let signer = Signer::new(&config.service_account_key, config.issuer()).map_err(Error::Config)?;
         let allocator = Allocator::new(&config.service_cidr, config.node_ports).map_err(Error::Config)?;
         let listener = Listener::bind(&config.bind)?;
+        let (audit, audit_writer) = match &config.audit_log {
+            Some(path) => {
+                let error = |source| Error::Audit { path: path.clone(), source };
+                let (audit, writer) = Audit::open(path).map_err(error)?;
+                (audit, Some(writer))
+            }
+            None => (Audit::default(), None),
+        };
         let (stop, tasks, latches) = (CancellationToken::new(), TaskTracker::new(), Latches::default());
         let bootstrapped = latches.latch("bootstrap");
         let authorizer = Arc::new(Authorizer::default());
@@ -69,12 +81,14 @@ impl Server {
             allocator,
             latches,
             limits: Limits::default(),
+            audit,
             stop: stop.clone(),
             tasks: tasks.clone(),
         });
         restore_allocations(&app).await?;
         follow::prime(&authorizer, &app.registry).await.map_err(|e| Error::Store(e.to_string()))?;
-        Ok(Self { router: router(app.clone()), app, listener, tls, bootstrapped, stop, tasks })
+        let router = router(app.clone());
+        Ok(Self { router, app, listener, tls, bootstrapped, audit: audit_writer, stop, tasks })
     }
 
     /// Where it listens, in the order of `Config::bind`, with real port numbers.
@@ -125,6 +139,11 @@ impl Server {
         };
         self.tasks.spawn(stop.run_until_cancelled_owned(work));
         self.tasks.spawn(expire::run(self.app.clone()));
+        // It ends after everything that it could have to tell of.
+        let (audit, audit_stop) = (TaskTracker::new(), CancellationToken::new());
+        if let Some(writer) = self.audit {
+            audit.spawn(writer.run(audit_stop.clone()));
+        }
         let stop = async {
             token.cancelled().await;
             self.stop.cancel();
@@ -133,6 +152,11 @@ impl Server {
         self.tasks.close();
         if timeout(TASKS_DEADLINE, self.tasks.wait()).await.is_err() {
             warn!(tasks = self.tasks.len(), "requests did not end in time");
+        }
+        audit.close();
+        audit_stop.cancel();
+        if timeout(TASKS_DEADLINE, audit.wait()).await.is_err() {
+            warn!("the audit log could not be written to its end in time");
         }
     }
 }

@@ -2,27 +2,25 @@
 
 use crate::{
     admission::Chain,
+    audit::Audit,
     auth::{Authenticator, Authorizer},
     config::Config,
     dial::NodeDialer,
-    handlers::{forward::Forwarder, metrics::Metrics},
+    handlers::forward::Forwarder,
     kinds::AnyKind,
+    lanes::{self, Lanes},
     latch::Latches,
+    metrics::Metrics,
     registry::{Registry, allocate::Allocator},
 };
 use std::{ops::Deref, sync::Arc, time::Duration};
 use storage::Store;
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// Requests served at once, watches and streams aside: as many as Kubernetes' defaults for reading and mutating
-/// requests together (400 + 200). Beyond it clients are told to come back (429).
-const MAX_IN_FLIGHT: usize = 600;
 
 /// Bounds that tests make small.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    pub in_flight: usize,
+    pub lanes: lanes::Bounds,
     /// Largest request body: Kubernetes' own limit, twice etcd's.
     pub body_bytes: usize,
     /// How long a request that is no stream may take.
@@ -34,7 +32,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            in_flight: MAX_IN_FLIGHT,
+            lanes: lanes::Bounds::default(),
             body_bytes: 3 * 1024 * 1024,
             request: Duration::from_secs(60),
             bookmark: Duration::from_secs(60),
@@ -54,6 +52,7 @@ pub struct Parts {
     pub allocator: Allocator,
     pub latches: Latches,
     pub limits: Limits,
+    pub audit: Audit,
     /// Cancelled when the server stops: watches end, streams are cut.
     pub stop: CancellationToken,
     /// Every task a request leaves behind.
@@ -73,10 +72,11 @@ pub struct State {
     pub authorizer: Arc<Authorizer>,
     pub latches: Latches,
     pub limits: Limits,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
+    pub audit: Audit,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
-    pub(crate) in_flight: Semaphore,
+    pub(crate) lanes: Lanes,
     pub(crate) discovery: crate::handlers::discovery::Documents,
 }
 
@@ -91,8 +91,9 @@ impl App {
             authenticator: parts.authenticator,
             authorizer: parts.authorizer,
             latches: parts.latches,
-            metrics: Metrics::default(),
-            in_flight: Semaphore::new(parts.limits.in_flight),
+            metrics: Arc::default(),
+            audit: parts.audit,
+            lanes: Lanes::new(parts.limits.lanes),
             limits: parts.limits,
             stop: parts.stop,
             tasks: parts.tasks,

@@ -2,6 +2,7 @@
 
 mod apply;
 mod delete;
+mod fuzz;
 mod list;
 mod server;
 mod subresources;
@@ -57,6 +58,7 @@ fn config() -> Config {
         cluster_domain: "cluster.local".to_owned(),
         node_ports: (30000, 32767),
         toleration_seconds: 300,
+        audit_log: None,
     }
 }
 
@@ -122,6 +124,7 @@ impl Server {
             allocator: Allocator::new("10.96.0.0/16", (30000, 32767)).unwrap(),
             latches: Latches::default(),
             limits,
+            audit: crate::audit::Audit::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Prints apiserver/src/request/protobuf/wire.txt: the wire form of the API's built-in types, as facts.
+"""Prints apiserver/src/protobuf/wire.txt: the wire form of the API's built-in types, as facts.
 
 For each message type its fields: tag, JSON name, wire sort. Taken from the struct tags of Kubernetes' published Go types,
 the one place that says which scalar fields are pointers (an explicit zero counts) and which are not (zero means unset).
-    tools/protobuf.py GIT_DIR PREFIX > src/request/protobuf/wire.txt
+    apiserver/tools/protobuf.py GIT_DIR PREFIX > apiserver/src/protobuf/wire.txt
 where GIT_DIR is a bare copy of a repository that vendors k8s.io/api and k8s.io/apimachinery below PREFIX.
 
 Format: `core.v1.Pod` starts a type; ` 1 metadata meta.v1.ObjectMeta` is a field. Before the sort: `[]` repeated, `{}` map from

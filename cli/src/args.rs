@@ -83,6 +83,9 @@ pub struct ServerFlags {
     /// Remove this cluster's containers when the server stops, instead of leaving them to the next start
     #[arg(long, env = "MINIK8S_STOP_PODS_ON_EXIT", num_args = 0..=1, default_missing_value = "true")]
     pub stop_pods_on_exit: Option<bool>,
+    /// Write who asked for what, one JSON line for each request, to this file [default: none]
+    #[arg(long, env = "MINIK8S_AUDIT_LOG", value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
     /// `text` or `json` [default: text]
     #[arg(long, env = "MINIK8S_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,

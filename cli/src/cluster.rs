@@ -110,6 +110,7 @@ impl Cluster {
             cluster_domain: settings.cluster_domain.clone(),
             node_ports: NODE_PORTS,
             toleration_seconds: settings.toleration_seconds.into(),
+            audit_log: settings.audit_log.clone(),
         };
         let api = apiserver::Server::bind(config, Arc::clone(&store), nodes.clone())
             .await

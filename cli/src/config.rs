@@ -1,7 +1,7 @@
 //! From flags, environment and file to checked settings. A bad value is one sentence and exit code 2.
 
-use crate::{Exit, args::ServerFlags, duration};
-use api::Cidr;
+use crate::{Exit, args::ServerFlags};
+use api::{Cidr, duration};
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
@@ -66,6 +66,7 @@ pub struct Settings {
     pub datastore: Datastore,
     pub disabled: Vec<Component>,
     pub stop_pods_on_exit: bool,
+    pub audit_log: Option<PathBuf>,
     pub log_format: LogFormat,
     pub verbosity: u8,
 }
@@ -187,6 +188,7 @@ impl Settings {
             datastore,
             disabled,
             stop_pods_on_exit: flags.stop_pods_on_exit.or(file.stop_pods_on_exit).unwrap_or(false),
+            audit_log: flags.audit_log.or(file.audit_log),
             log_format,
             verbosity: flags.verbosity,
         })

@@ -8,7 +8,6 @@ pub mod cluster;
 pub mod config;
 pub mod ctl;
 pub mod data_dir;
-pub mod duration;
 pub mod logging;
 pub mod nodes;
 pub mod panics;

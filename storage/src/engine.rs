@@ -4,12 +4,13 @@ use crate::{
     error::{Error, Result},
     state::State,
     store::{List, ListOptions, Stats, Store, Watch},
+    timing::Timing,
     types::{Key, KeyValue, Payload, Prefix, Revision},
     writer::{Change, Log, Op, Writer},
 };
 use async_trait::async_trait;
 use std::sync::{
-    Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +25,15 @@ pub(crate) struct Shared {
     /// `State::revision`, readable without the lock; set after every watcher has the event in its queue.
     revision: AtomicU64,
     closed: AtomicBool,
+    work: Mutex<Work>,
+}
+
+/// What the writer did since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Work {
+    pub(crate) writes: u64,
+    pub(crate) commits: Timing,
+    pub(crate) flushes: Timing,
 }
 
 impl Shared {
@@ -33,6 +43,10 @@ impl Shared {
     }
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// The writer alone holds it for longer than a copy takes, and not for long.
+    pub(crate) fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// To be called with the state's lock held.
     pub(crate) fn advance(&self, revision: Revision) {
@@ -63,7 +77,12 @@ impl Engine {
     /// Starts the writer thread over `log`. `garbage` are records that may be forgotten on disk.
     pub(crate) fn start(state: State, log: Box<dyn Log>, garbage: Vec<Revision>) -> Result<Self> {
         let revision = AtomicU64::new(state.revision.0);
-        let shared = Arc::new(Shared { state: RwLock::new(state), revision, closed: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            state: RwLock::new(state),
+            revision,
+            closed: AtomicBool::new(false),
+            work: Mutex::default(),
+        });
         let (ops, queue) = mpsc::channel(QUEUE);
         let writer = Writer::new(shared.clone(), queue, log, garbage);
         std::thread::Builder::new()
@@ -86,6 +105,7 @@ impl Engine {
     }
 
     fn stats(&self) -> Stats {
+        let work = *self.shared.work();
         let state = self.shared.read();
         Stats {
             revision: state.revision,
@@ -95,6 +115,10 @@ impl Engine {
             history_events: state.history.len() as u64,
             history_bytes: state.history.bytes(),
             watchers: state.watchers.len() as u64,
+            slow_watchers: state.watchers.cut(),
+            writes: work.writes,
+            commits: work.commits,
+            flushes: work.flushes,
             disk_bytes: None,
         }
     }

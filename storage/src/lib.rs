@@ -23,6 +23,7 @@ mod state;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod timing;
 pub mod types;
 mod watchers;
 mod writer;
@@ -32,4 +33,5 @@ pub use limits::Limits;
 pub use memory::MemoryStore;
 pub use sled_store::{Options, SledStore};
 pub use store::{List, ListOptions, Stats, Store, Watch};
+pub use timing::Timing;
 pub use types::{Event, EventKind, Key, KeyValue, Payload, Prefix, Revision};

@@ -2,6 +2,7 @@
 
 use crate::{
     error::{Error, Result},
+    timing::Timing,
     types::{Event, Key, KeyValue, Payload, Prefix, Revision},
 };
 use async_trait::async_trait;
@@ -80,6 +81,13 @@ pub struct Stats {
     pub history_events: u64,
     pub history_bytes: u64,
     pub watchers: u64,
+    /// Watches cut because they did not keep up, since the start.
+    pub slow_watchers: u64,
+    /// Writes made durable since the start, the groups they came in from end to end, and the part of it in which the log
+    /// was appended to and flushed.
+    pub writes: u64,
+    pub commits: Timing,
+    pub flushes: Timing,
     /// Bytes used on disk; `None` for a store without one.
     pub disk_bytes: Option<u64>,
 }

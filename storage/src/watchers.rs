@@ -14,11 +14,13 @@ type Item = std::result::Result<Arc<Event>, Error>;
 pub(crate) struct Watchers {
     groups: HashMap<Prefix, Vec<mpsc::Sender<Item>>>,
     queue: usize,
+    /// Watches cut because they did not keep up.
+    cut: u64,
 }
 
 impl Watchers {
     pub(crate) fn new(queue: usize) -> Self {
-        Self { groups: HashMap::new(), queue: queue.max(1) }
+        Self { groups: HashMap::new(), queue: queue.max(1), cut: 0 }
     }
 
     pub(crate) fn register(&mut self, prefix: Prefix) -> mpsc::Receiver<Item> {
@@ -33,9 +35,10 @@ impl Watchers {
 
     /// Queues the event for everyone it concerns. The caller holds the state's lock, so order is commit order.
     pub(crate) fn publish(&mut self, event: &Arc<Event>) {
+        let cut = &mut self.cut;
         self.groups.retain(|prefix, group| {
             if prefix.covers(&event.key) {
-                group.retain(|sender| offer(sender, event, prefix));
+                group.retain(|sender| offer(sender, event, prefix, cut));
             }
             !group.is_empty()
         });
@@ -46,17 +49,22 @@ impl Watchers {
         self.groups.clear();
     }
 
+    pub(crate) fn cut(&self) -> u64 {
+        self.cut
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.groups.values().flatten().filter(|sender| !sender.is_closed()).count()
     }
 }
 
 /// False when the watcher is to be dropped. Nobody else sends, so the free slots can only grow meanwhile.
-fn offer(sender: &mpsc::Sender<Item>, event: &Arc<Event>, prefix: &Prefix) -> bool {
+fn offer(sender: &mpsc::Sender<Item>, event: &Arc<Event>, prefix: &Prefix, cut: &mut u64) -> bool {
     if sender.capacity() > 1 {
         return sender.try_send(Ok(event.clone())).is_ok();
     }
     if sender.try_send(Err(Error::TooSlow)).is_ok() {
+        *cut += 1;
         tracing::debug!(prefix = prefix.as_str(), "a watcher fell too far behind and was cut");
     }
     false

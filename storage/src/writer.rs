@@ -196,6 +196,7 @@ impl Writer {
     /// Commits one write and as many as are queued behind it; returns an operation of another sort that came next.
     fn group(&mut self, first: (Key, Change, Reply<KeyValue>)) -> Result<Option<Op>> {
         self.gather();
+        let begun = Instant::now();
         let shared = self.shared.clone();
         let (mut accepted, mut refused, mut next) = (Vec::new(), Vec::new(), None);
         let (entries, floor) = {
@@ -237,7 +238,13 @@ impl Writer {
             replies.for_each(|reply| drop(reply.send(Err(error.clone()))));
             return Err(error);
         }
+        let writes = entries.len();
         self.publish(entries, floor);
+        if writes > 0 {
+            let mut work = self.shared.work();
+            work.writes += writes as u64;
+            work.commits.note(begun.elapsed());
+        }
         for Accepted { reply, answer } in accepted {
             // A caller that went away has its write all the same.
             let _ = reply.send(Ok(answer));
@@ -296,8 +303,10 @@ impl Writer {
         let garbage: Vec<Revision> = self.garbage.drain(..chunk).collect();
         let group = Group { entries, floor, garbage: &garbage };
         let log = self.log.as_mut().ok_or(Error::Closed)?;
-        log.append(&group)
-            .inspect_err(|error| tracing::error!(%error, "a write to disk failed; the store closes"))
+        let begun = Instant::now();
+        let appended = log.append(&group);
+        self.shared.work().flushes.note(begun.elapsed());
+        appended.inspect_err(|error| tracing::error!(%error, "a write to disk failed; the store closes"))
     }
 }
 

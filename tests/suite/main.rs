@@ -8,6 +8,7 @@ mod deployments;
 mod dns;
 mod kubectl;
 mod node_failure;
+mod protection;
 mod rbac;
 mod replica_sets;
 mod restart;

@@ -6,7 +6,10 @@ pub mod age;
 pub mod cidr;
 pub mod clock;
 pub mod conditions;
+pub mod duration;
 pub mod field;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
 pub mod guard;
 pub mod names;
 pub mod owner;

@@ -47,8 +47,8 @@ impl Authenticator {
         self.signer.issuer()
     }
 
-    /// The user of a request, anonymous if it shows no credential. `lookup` finds the ServiceAccount behind a token.
-    /// `authorizer` says whether they may act as someone else, where they ask to.
+    /// The user of a request, and whom they act as.
+    #[cfg(test)]
     pub async fn authenticate(
         &self,
         lookup: &dyn Lookup,
@@ -57,10 +57,12 @@ impl Authenticator {
         headers: &HeaderMap,
     ) -> Result<User> {
         let user = self.credential(lookup, peer, headers).await?;
-        impersonated(authorizer, user, headers)
+        Ok(acting_as(authorizer, &user, headers)?.unwrap_or(user))
     }
 
-    async fn credential(&self, lookup: &dyn Lookup, peer: &Peer, headers: &HeaderMap) -> Result<User> {
+    /// The user whose credential a request shows, anonymous if it shows none. `lookup` finds the ServiceAccount behind a
+    /// token.
+    pub async fn credential(&self, lookup: &dyn Lookup, peer: &Peer, headers: &HeaderMap) -> Result<User> {
         match peer {
             Peer::Internal(user) => return Ok(user.clone()),
             Peer::Tls { user_cert: Some((name, organizations)), .. } => {
@@ -239,14 +241,14 @@ fn service_account_groups(namespace: &str) -> Vec<String> {
     ]
 }
 
-/// `kubectl --as`: the user asked for, if this one may act as them.
-fn impersonated(authorizer: &Authorizer, user: User, headers: &HeaderMap) -> Result<User> {
+/// `kubectl --as`: the user asked for, if this one may act as them; `None` if nobody is asked for.
+pub fn acting_as(authorizer: &Authorizer, user: &User, headers: &HeaderMap) -> Result<Option<User>> {
     let text = |name: &str| -> Result<Option<String>> {
         let Some(value) = headers.get(name) else { return Ok(None) };
         value.to_str().map(|v| Some(v.to_owned())).map_err(|_| bad_header(name))
     };
     if !headers.keys().any(|k| k.as_str().starts_with("impersonate-")) {
-        return Ok(user);
+        return Ok(None);
     }
     let Some(name) = text("impersonate-user")?.filter(|n| !n.is_empty()) else {
         return Err(ApiError::BadRequest("requested impersonation without impersonating a user".to_owned()));
@@ -275,21 +277,21 @@ fn impersonated(authorizer: &Authorizer, user: User, headers: &HeaderMap) -> Res
     let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     match account {
         Some((namespace, name)) => authorizer.authorize(
-            &user,
+            user,
             authz::Attributes { namespace, ..question("", "v1", "serviceaccounts", name) },
         )?,
-        None => authorizer.authorize(&user, question("", "v1", "users", &name))?,
+        None => authorizer.authorize(user, question("", "v1", "users", &name))?,
     }
     for group in &groups {
-        authorizer.authorize(&user, question("", "v1", "groups", group))?;
+        authorizer.authorize(user, question("", "v1", "groups", group))?;
     }
     if !uid.is_empty() {
-        authorizer.authorize(&user, question("authentication.k8s.io", "v1", "uids", &uid))?;
+        authorizer.authorize(user, question("authentication.k8s.io", "v1", "uids", &uid))?;
     }
     for (key, values) in &extra {
         for value in values {
             let question = question("authentication.k8s.io", "v1", "userextras", value);
-            authorizer.authorize(&user, authz::Attributes { subresource: key, ..question })?;
+            authorizer.authorize(user, authz::Attributes { subresource: key, ..question })?;
         }
     }
 
@@ -301,7 +303,7 @@ fn impersonated(authorizer: &Authorizer, user: User, headers: &HeaderMap) -> Res
     if !groups.iter().any(|g| g == missing) {
         groups.push(missing.to_owned());
     }
-    Ok(User { name, uid, groups, extra })
+    Ok(Some(User { name, uid, groups, extra }))
 }
 
 fn bad_header(name: &str) -> ApiError {

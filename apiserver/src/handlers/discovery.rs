@@ -108,6 +108,11 @@ pub(crate) fn subresource_named(name: &str) -> Option<Subresource> {
     SHAPES.iter().find(|s| s.name == name).map(|s| s.subresource)
 }
 
+/// The name as one of ours; empty if it is none.
+pub(crate) fn subresource_name(name: &str) -> &'static str {
+    SHAPES.iter().find(|s| s.name == name).map_or("", |s| s.name)
+}
+
 /// The kind that a subresource of `kind` speaks.
 fn spoken(shape: &Shape, kind: &dyn AnyKind) -> (String, String, String) {
     let r = kind.resource();

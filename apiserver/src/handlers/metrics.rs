@@ -1,73 +1,88 @@
-//! `/metrics`: what the server did, in Prometheus' text form.
+//! `/metrics`: what the server did and holds, in Prometheus' text form.
 
-use crate::state::App;
+use crate::{
+    metrics::{Page, SECONDS},
+    state::App,
+};
 use axum::response::{IntoResponse, Response};
 use http::header;
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
-
-/// Counted per verb, resource and code: all three come from fixed sets, so the table cannot grow without bound.
-type Label = (&'static str, &'static str, u16);
-
-#[derive(Debug, Default)]
-pub struct Metrics {
-    requests: Mutex<BTreeMap<Label, Total>>,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Total {
-    count: u64,
-    time: Duration,
-}
-
-impl Metrics {
-    pub fn observe(&self, verb: &'static str, resource: &'static str, code: u16, time: Duration) {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let total = requests.entry((verb, resource, code)).or_default();
-        total.count += 1;
-        total.time += time;
-    }
-
-    fn text(&self) -> String {
-        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut out = String::new();
-        // Writing to a String cannot fail.
-        let _ =
-            writeln!(out, "# HELP apiserver_request_total Requests answered, by verb, resource and code.");
-        let _ = writeln!(out, "# TYPE apiserver_request_total counter");
-        for ((verb, resource, code), total) in &requests {
-            let labels =
-                format!(r#"verb="{}",resource="{resource}",code="{code}""#, verb.to_ascii_uppercase());
-            let _ = writeln!(out, "apiserver_request_total{{{labels}}} {}", total.count);
-        }
-        let _ = writeln!(
-            out,
-            "# HELP apiserver_request_duration_seconds_sum Time until the answer's head was ready."
-        );
-        let _ = writeln!(out, "# TYPE apiserver_request_duration_seconds_sum counter");
-        for ((verb, resource, code), total) in &requests {
-            let labels =
-                format!(r#"verb="{}",resource="{resource}",code="{code}""#, verb.to_ascii_uppercase());
-            let _ = writeln!(
-                out,
-                "apiserver_request_duration_seconds_sum{{{labels}}} {}",
-                total.time.as_secs_f64()
-            );
-        }
-        out
-    }
-}
 
 pub fn metrics(app: &App) -> Response {
-    let mut text = app.metrics.text();
-    let in_flight = app.limits.in_flight.saturating_sub(app.in_flight.available_permits());
-    let _ = writeln!(text, "# TYPE apiserver_current_inflight_requests gauge");
-    let _ = writeln!(text, "apiserver_current_inflight_requests {in_flight}");
-    let _ = writeln!(text, "# TYPE apiserver_storage_revision gauge");
-    let _ = writeln!(text, "apiserver_storage_revision {}", app.registry.store().revision());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    let mut page = Page::default();
+    app.metrics.write(&mut page);
+    lanes(app, &mut page);
+    storage(app, &mut page);
+    audit(app, &mut page);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.into_text()).into_response()
+}
+
+fn lanes(app: &App, page: &mut Page) {
+    let states = app.lanes.states();
+    let name = "apiserver_current_inflight_requests";
+    page.family(name, "gauge", "Requests being served, by lane.");
+    for state in &states {
+        page.sample(name, &[("request_kind", state.lane.name())], state.served);
+    }
+    let name = "apiserver_current_inqueue_requests";
+    page.family(name, "gauge", "Requests waiting for a place, by lane.");
+    for state in &states {
+        page.sample(name, &[("request_kind", state.lane.name())], state.waiting);
+    }
+    let name = "apiserver_dropped_requests_total";
+    page.family(name, "counter", "Requests told to come back, by lane.");
+    for state in &states {
+        page.sample(name, &[("request_kind", state.lane.name())], state.refused);
+    }
+}
+
+fn storage(app: &App, page: &mut Page) {
+    let stats = app.registry.store().stats();
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        page.figure(&format!("apiserver_storage_{name}"), "gauge", help, value);
+    };
+    gauge("revision", "The newest durable revision.", stats.revision.0);
+    gauge("oldest_revision", "The oldest revision that a watch or list can start from.", stats.oldest.0);
+    gauge("objects", "Objects stored.", stats.keys);
+    gauge("object_bytes", "Bytes of the objects stored.", stats.value_bytes);
+    gauge("history_events", "Events kept for watches and older lists.", stats.history_events);
+    gauge("history_bytes", "Bytes of these events.", stats.history_bytes);
+    if let Some(bytes) = stats.disk_bytes {
+        gauge("size_bytes", "Bytes that the store uses on disk.", bytes);
+    }
+    page.figure("apiserver_storage_watchers", "gauge", "Watches that follow the store.", stats.watchers);
+    page.figure(
+        "apiserver_storage_slow_watchers_total",
+        "counter",
+        "Watches cut because they did not keep up.",
+        stats.slow_watchers,
+    );
+    page.figure("apiserver_storage_writes_total", "counter", "Writes made durable.", stats.writes);
+    for (name, help, timing) in [
+        (
+            "apiserver_storage_commit_duration_seconds",
+            "From taking a group of writes to its acknowledgement.",
+            stats.commits,
+        ),
+        (
+            "apiserver_storage_flush_duration_seconds",
+            "Appending a group of writes and flushing it to disk.",
+            stats.flushes,
+        ),
+    ] {
+        page.family(name, "histogram", help);
+        let bounds = storage::Timing::BOUNDS.map(|bound| bound.as_secs_f64());
+        page.histogram(name, &[], &bounds, &timing.counts, timing.count, timing.sum());
+    }
+    debug_assert!(SECONDS.is_sorted());
+}
+
+fn audit(app: &App, page: &mut Page) {
+    let counts = app.audit.counts();
+    page.figure("apiserver_audit_event_total", "counter", "Audit events written or queued.", counts.taken);
+    page.figure(
+        "apiserver_audit_error_total",
+        "counter",
+        "Audit events lost: the queue was full, or the file could not be written.",
+        counts.lost,
+    );
 }

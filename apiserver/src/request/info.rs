@@ -107,6 +107,12 @@ impl RequestInfo {
                 && matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy"))
     }
 
+    /// Whether the server is alive and ready: asked for when it is not well, and so never sent away.
+    pub fn is_health(&self) -> bool {
+        let first = self.path.split('/').nth(1).unwrap_or_default();
+        !self.is_resource && matches!(first, "livez" | "readyz" | "healthz")
+    }
+
     /// `pods/log`, as authorization and metrics name it.
     pub fn resource_path(&self) -> String {
         if self.subresource.is_empty() {

@@ -36,6 +36,7 @@ fn config(advertise: &str) -> Config {
         cluster_domain: "cluster.local".to_owned(),
         node_ports: (30000, 32767),
         toleration_seconds: 300,
+        audit_log: None,
     }
 }
 

@@ -17,7 +17,8 @@ async fn bodies_are_bounded() {
 
 #[tokio::test]
 async fn too_many_requests_at_once_are_sent_away() {
-    let mut server = Server::with(Limits { in_flight: 0, ..Limits::default() }, storage::Limits::default());
+    let lanes = crate::lanes::Bounds { reading: 0, mutating: 1, system: 0, queue: 0, wait: Duration::ZERO };
+    let mut server = Server::with(Limits { lanes, ..Limits::default() }, storage::Limits::default());
     let remote = "127.0.0.1:1".parse().unwrap();
     let user_cert = Some(("admin".to_owned(), vec!["system:masters".to_owned()]));
     let outside = crate::router::router(server.app.clone()).layer(Extension(Peer::Tls { user_cert, remote }));
@@ -25,6 +26,8 @@ async fn too_many_requests_at_once_are_sent_away() {
     let answer = server.get(MAPS).await;
     assert_eq!(answer.headers["retry-after"], "1");
     answer.refused(429, "TooManyRequests", "try again later");
+    // Those who write have a lane of their own.
+    server.create(MAPS, &map("a", &json!({}))).await;
     // Watches and health do not take part.
     assert_eq!(server.get(&format!("{MAPS}?watch=1&timeoutSeconds=1")).await.code, 200);
     assert_eq!(server.get("/livez").await.text(), "ok");
@@ -41,6 +44,16 @@ async fn a_request_has_a_deadline() {
     );
     let never = Body::from_stream(futures::stream::pending::<io::Result<String>>());
     server.call("POST", MAPS, never, &[]).await.refused(504, "Timeout", "request did not complete");
+}
+
+#[tokio::test]
+async fn a_client_may_ask_for_less_time() {
+    let server = Server::new();
+    let never = Body::from_stream(futures::stream::pending::<io::Result<String>>());
+    let path = format!("{MAPS}?timeout=10ms");
+    server.call("POST", &path, never, &[]).await.refused(504, "Timeout", "within the allotted timeout");
+    server.get(&format!("{MAPS}?timeout=soon")).await.refused(400, "BadRequest", "invalid timeout specified");
+    server.get(&format!("{MAPS}?timeout=32s")).await.expect(200);
 }
 
 #[tokio::test]
@@ -101,11 +114,36 @@ async fn version_and_metrics() {
     assert!(version["gitVersion"].as_str().unwrap().starts_with("v1.36."));
     server.client().apiserver_version().await.unwrap();
     server.get(MAPS).await.expect(200);
+    server.create(MAPS, &map("a", &json!({}))).await;
+    server.get(&format!("{MAPS}/none")).await.expect(404);
+    // A watch counts as running until its body is dropped.
+    let watch = Request::get(format!("{MAPS}?watch=1")).body(Body::empty()).unwrap();
+    let watch = server.router.clone().oneshot(watch).await.unwrap();
     let text = server.get("/metrics").await.text();
-    assert!(
-        text.contains(r#"apiserver_request_total{verb="LIST",resource="configmaps",code="200"} 1"#),
-        "{text}"
-    );
+    let maps = r#"component="apiserver",dry_run="",group="",resource="configmaps""#;
+    for line in [
+        format!(
+            "apiserver_request_total{{code=\"200\",{maps},scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"}} 1"
+        ),
+        format!(
+            "apiserver_request_total{{code=\"201\",{maps},scope=\"resource\",subresource=\"\",verb=\"POST\",version=\"v1\"}} 1"
+        ),
+        format!(
+            "apiserver_request_total{{code=\"404\",{maps},scope=\"resource\",subresource=\"\",verb=\"GET\",version=\"v1\"}} 1"
+        ),
+        format!(
+            "apiserver_longrunning_requests{{{maps},scope=\"namespace\",subresource=\"\",verb=\"WATCH\",version=\"v1\"}} 1"
+        ),
+        "apiserver_current_inflight_requests{request_kind=\"mutating\"} 0".to_owned(),
+        "apiserver_storage_writes_total 1".to_owned(),
+        "apiserver_storage_commit_duration_seconds_count 1".to_owned(),
+        "apiserver_storage_watchers 1".to_owned(),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
+    drop(watch);
+    let text = server.get("/metrics").await.text();
+    assert!(text.contains("verb=\"WATCH\",version=\"v1\"} 0"), "{text}");
 }
 
 #[tokio::test]
