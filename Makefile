@@ -1,5 +1,5 @@
 # What CI and the README call; nothing else is needed.
-.PHONY: run test lint bench doc images clean-run
+.PHONY: run test fuzz lint bench doc images clean-run
 
 CARGO ?= cargo
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
@@ -17,6 +17,15 @@ ifeq ($(NEXTEST),yes)
 	$(CARGO) nextest run --workspace --no-fail-fast
 else
 	$(CARGO) test --workspace --no-fail-fast
+endif
+
+# Every parser that a client can reach, against mutations of good inputs: each kind of input for FUZZ_SECONDS.
+FUZZ_SECONDS ?= 600
+fuzz:
+ifeq ($(NEXTEST),yes)
+	MINIK8S_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) nextest run --workspace --no-fail-fast --success-output final -E 'test(fuzz_)'
+else
+	MINIK8S_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --workspace --no-fail-fast fuzz_
 endif
 
 images:

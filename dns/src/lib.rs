@@ -14,6 +14,8 @@ mod config;
 mod cow_map;
 mod follow;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod handler;
 mod index;
 mod listen;

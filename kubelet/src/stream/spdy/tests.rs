@@ -206,3 +206,42 @@ async fn a_client_that_vanishes_ends_everything() {
     assert!(connection.accept().await.is_none());
     driver.await.unwrap();
 }
+
+#[test]
+fn fuzz_frames() {
+    use super::{
+        frame,
+        headers::{Deflater, Headers},
+    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut deflater = Deflater::new();
+    let open =
+        frame::client::open(1, &Headers::of(&[("streamtype", "stdin"), ("port", "80")]), &mut deflater);
+    let (data, end) = (frame::client::data(1, false, b"hello"), frame::client::data(1, true, b""));
+    let (ping, reset) = (frame::client::ping(7), frame::client::reset(1));
+    let (whole, broken_off) = ([&open[..], &ping, &data, &end].concat(), [&open[..], &data, &reset].concat());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    api::fuzz::fuzz(1500, &[&whole, &broken_off], |input| {
+        runtime.block_on(async {
+            let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+            let (mut connection, driver) = serve(theirs);
+            let (mut streams, mut answer) = (0, Vec::new());
+            let take = async {
+                while let Some(mut stream) = connection.accept().await {
+                    streams += 1;
+                    while stream.reader.next().await.is_some() {}
+                }
+            };
+            let client = async {
+                ours.write_all(input).await.unwrap();
+                ours.shutdown().await.unwrap();
+                let _ = ours.read_to_end(&mut answer).await;
+            };
+            let all = async { tokio::join!(driver, take, client) };
+            timeout(Duration::from_secs(60), all)
+                .await
+                .expect("the connection of a client that is gone goes on");
+            streams > 0
+        })
+    });
+}

@@ -1,0 +1,215 @@
+//! Every parser that a client can reach, through the router: whatever is sent, the answer is never our own fault.
+
+use super::*;
+use api::fuzz::fuzz;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+
+/// Sends requests from the driver's synchronous world. Nothing is kept: writes are dry runs.
+struct Sender {
+    server: Server,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Sender {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let server = Server::new();
+        runtime.block_on(async {
+            server.create(PODS, &pod("p")).await;
+            server.create(SETS, &stateful_set("s")).await;
+            for n in 0..3 {
+                server.create(MAPS, &map(&format!("m{n}"), &json!({"a": "b"}))).await;
+            }
+        });
+        Self { server, runtime }
+    }
+
+    /// Whether the answer is a success.
+    fn send(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> bool {
+        let headers = [("content-type", content_type)];
+        let answer = self.runtime.block_on(self.server.call(method, path, body.to_vec(), &headers));
+        assert!(answer.code.as_u16() < 500, "{} {}", answer.code, answer.text());
+        answer.code.is_success()
+    }
+}
+
+fn encoded(input: &[u8]) -> String {
+    percent_encode(input, NON_ALPHANUMERIC).to_string()
+}
+
+fn samples() -> Vec<(&'static str, Value)> {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"},
+        "spec": {"selector": {"a": "b"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
+    });
+    let claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "x"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    });
+    let scaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "x"},
+        "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"}},
+    });
+    let cron = json!({
+        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "x"},
+        "spec": {"schedule": "*/5 1-3 * * 1", "jobTemplate": {"spec": {"template": {
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "x"}]},
+        }}}},
+    });
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "x"},
+        "spec": {"podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
+            "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}]},
+    });
+    vec![
+        (PODS, pod("x")),
+        (SETS, stateful_set("x")),
+        (MAPS, map("x", &json!({"a": "b"}))),
+        ("/api/v1/namespaces/default/services", service),
+        ("/api/v1/namespaces/default/persistentvolumeclaims", claim),
+        ("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers", scaler),
+        ("/apis/batch/v1/namespaces/default/cronjobs", cron),
+        ("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", policy),
+    ]
+}
+
+#[test]
+fn fuzz_json_and_yaml_bodies() {
+    let sender = Sender::new();
+    for (path, sample) in samples() {
+        let (text, path) = (sample.to_string(), format!("{path}?dryRun=All"));
+        for content_type in ["application/json", "application/yaml"] {
+            fuzz(150, &[text.as_bytes()], |input| sender.send("POST", &path, content_type, input));
+        }
+    }
+}
+
+#[test]
+fn fuzz_protobuf_bodies() {
+    let sender = Sender::new();
+    for (path, sample) in samples() {
+        let bytes = crate::protobuf::object(sample.to_string().as_bytes()).unwrap();
+        let path = format!("{path}?dryRun=All");
+        fuzz(300, &[&bytes], |input| {
+            sender.send("POST", &path, "application/vnd.kubernetes.protobuf", input)
+        });
+    }
+}
+
+#[test]
+fn fuzz_json_patches() {
+    let sender = Sender::new();
+    let corpus: [&[u8]; 4] = [
+        br#"[{"op":"replace","path":"/spec/replicas","value":3}]"#,
+        br#"[{"op":"test","path":"/metadata/name","value":"s"},{"op":"remove","path":"/spec/template/metadata/labels/app"}]"#,
+        br#"[{"op":"add","path":"/spec/template/spec/containers/-","value":{"name":"b","image":"y"}}]"#,
+        br#"[{"op":"copy","from":"/metadata/name","path":"/spec/serviceName"},{"op":"move","from":"/spec/replicas","path":"/x"}]"#,
+    ];
+    let path = format!("{SETS}/s?dryRun=All");
+    fuzz(1500, &corpus, |input| sender.send("PATCH", &path, "application/json-patch+json", input));
+}
+
+#[test]
+fn fuzz_merge_patches() {
+    let sender = Sender::new();
+    let corpus: [&[u8]; 3] = [
+        br#"{"spec":{"replicas":3,"template":{"metadata":{"annotations":{"a":"b"}}}}}"#,
+        br#"{"spec":{"template":{"spec":{"$setElementOrder/containers":[{"name":"b"},{"name":"a"}],"containers":[{"name":"b","image":"y"},{"name":"a","$patch":"delete"}]}}}}"#,
+        br#"{"metadata":{"finalizers":["x/y"],"$deleteFromPrimitiveList/finalizers":["a/b"],"$retainKeys":["name"]},"$patch":"replace"}"#,
+    ];
+    let path = format!("{SETS}/s?dryRun=All");
+    for content_type in ["application/merge-patch+json", "application/strategic-merge-patch+json"] {
+        fuzz(1000, &corpus, |input| sender.send("PATCH", &path, content_type, input));
+    }
+}
+
+#[test]
+fn fuzz_server_side_apply() {
+    let sender = Sender::new();
+    let corpus: [&[u8]; 3] = [
+        br#"{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"s"},"spec":{"replicas":3}}"#,
+        b"apiVersion: apps/v1\nkind: StatefulSet\nmetadata:\n  name: s\n  labels: {a: b}\nspec:\n  template:\n    spec:\n      containers:\n      - name: a\n        env:\n        - {name: X, value: y}\n",
+        br#"{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"s","managedFields":[{"manager":"x","operation":"Apply","apiVersion":"apps/v1","fieldsType":"FieldsV1","fieldsV1":{"f:spec":{"f:template":{"f:spec":{"f:containers":{"k:{\"name\":\"a\"}":{".":{},"v:1":{},"i:0":{}}}}}}}}]}}"#,
+    ];
+    for force in [true, false] {
+        let path = format!("{SETS}/s?dryRun=All&fieldManager=x&force={force}");
+        fuzz(700, &corpus, |input| sender.send("PATCH", &path, "application/apply-patch+yaml", input));
+    }
+    // Managed fields are also sent with an update.
+    let current = sender.runtime.block_on(sender.server.get(&format!("{SETS}/s"))).text();
+    let path = format!("{SETS}/s?dryRun=All");
+    fuzz(500, &[current.as_bytes()], |input| sender.send("PUT", &path, "application/json", input));
+}
+
+#[test]
+fn fuzz_queries() {
+    let sender = Sender::new();
+    let first = sender.runtime.block_on(sender.server.get(&format!("{MAPS}?limit=1"))).json();
+    let token = first["metadata"]["continue"].as_str().unwrap().to_owned();
+    let fields: [&[u8]; 3] =
+        [b"metadata.name=p,status.phase!=Running", b"spec.nodeName==", b"metadata.namespace=a\\,b"];
+    fuzz(1000, &fields, |input| {
+        sender.send("GET", &format!("{PODS}?fieldSelector={}", encoded(input)), "", b"")
+    });
+    let labels: [&[u8]; 2] = [b"a in (b,c),!d", b"a notin (x),e=f"];
+    fuzz(700, &labels, |input| {
+        sender.send("GET", &format!("{PODS}?labelSelector={}", encoded(input)), "", b"")
+    });
+    let tokens: [&[u8]; 1] = [token.as_bytes()];
+    fuzz(700, &tokens, |input| {
+        sender.send("GET", &format!("{MAPS}?limit=1&continue={}", encoded(input)), "", b"")
+    });
+    // What is inside the token, too.
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let inside = URL_SAFE_NO_PAD.decode(&token).unwrap();
+    fuzz(700, &[&inside], |input| {
+        let token = URL_SAFE_NO_PAD.encode(input);
+        sender.send("GET", &format!("{MAPS}?limit=1&continue={token}"), "", b"")
+    });
+    let queries: [&[u8]; 2] = [
+        b"limit=2&resourceVersion=1&resourceVersionMatch=Exact&timeout=5s",
+        b"fieldValidation=Strict&pretty=1&timeoutSeconds=1",
+    ];
+    fuzz(1000, &queries, |input| {
+        let query: String = String::from_utf8_lossy(input).chars().filter(char::is_ascii_graphic).collect();
+        // A watch would last.
+        let path = format!("{MAPS}?{query}&watch=0");
+        path.parse::<http::Uri>().is_ok() && sender.send("GET", &path, "", b"")
+    });
+}
+
+#[test]
+fn fuzz_paths_and_headers() {
+    let sender = Sender::new();
+    let paths: [&[u8]; 4] = [
+        b"/api/v1/namespaces/default/pods/p/status",
+        b"/apis/apps/v1/namespaces/default/statefulsets/s/scale",
+        b"/openapi/v3/apis/apps/v1?hash=1",
+        b"/api/v1/namespaces/default/configmaps/m%30",
+    ];
+    fuzz(1500, &paths, |input| {
+        let path: String = String::from_utf8_lossy(input).chars().filter(char::is_ascii_graphic).collect();
+        let streams =
+            ["watch", "proxy", "exec", "attach", "portforward", "log"].iter().any(|s| path.contains(s));
+        !streams
+            && path.starts_with('/')
+            && path.parse::<http::Uri>().is_ok()
+            && sender.send("GET", &path, "", b"")
+    });
+    let accept: [&[u8]; 2] = [
+        b"application/json;as=Table;v=v1;g=meta.k8s.io,application/json;q=0.5",
+        b"application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, */*",
+    ];
+    fuzz(700, &accept, |input| {
+        let Ok(value) = http::HeaderValue::from_bytes(input) else { return false };
+        let mut request = Request::get(MAPS).body(Body::empty()).unwrap();
+        request.headers_mut().insert(header::ACCEPT, value.clone());
+        let answer = sender.runtime.block_on(sender.server.send(request));
+        assert!(answer.code.as_u16() < 500, "{} {}", answer.code, answer.text());
+        answer.code.is_success()
+    });
+    let signer = crate::auth::token::tests::signer();
+    fuzz(500, &[b"eyJhbGciOiJFUzI1NiIsImtpZCI6IngifQ.eyJleHAiOjF9.AAAA"], |input| {
+        String::from_utf8(input.to_vec()).is_ok_and(|token| signer.check(&token, 0).is_ok())
+    });
+}
