@@ -211,7 +211,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Subresource;
+    use crate::{kinds::Subresource, request::RequestInfo};
     use std::collections::BTreeSet;
 
     async fn read(response: Result<Response>) -> Bytes {
@@ -242,6 +242,39 @@ mod tests {
         all.into_iter()
             .filter(|r| r.strip_prefix(&prefix).is_none_or(|name| known.get(name).is_none()))
             .collect()
+    }
+
+    /// `paths` writes the grammar that `request::info` reads.
+    #[tokio::test]
+    async fn every_published_path_is_read_as_what_it_says() {
+        let mut seen = 0;
+        for gv in group_versions() {
+            let document = json_of(v3_group(&gv.path(), None, &HeaderMap::new()).await).await;
+            for (path, methods) in document["paths"].as_object().unwrap() {
+                let uri = path.replace("{namespace}", "ns").replace("{name}", "n").parse().unwrap();
+                for (method, op) in methods.as_object().unwrap() {
+                    let Some(action) = op["x-kubernetes-action"].as_str() else { continue };
+                    let info = RequestInfo::parse(&method.to_uppercase().parse().unwrap(), &uri).unwrap();
+                    let verb = match (action, method.as_str()) {
+                        ("post", _) | ("connect", "post") => "create",
+                        ("put", _) => "update",
+                        ("connect", _) => "get",
+                        (action, _) => action,
+                    };
+                    assert_eq!(
+                        (info.verb, &*info.group, &*info.version),
+                        (verb, gv.group, gv.version),
+                        "{path}"
+                    );
+                    let kind = gv.kinds.iter().find(|k| k.resource().plural == info.resource).unwrap();
+                    assert_eq!(info.name.is_empty(), !path.contains("{name}"), "{path}");
+                    assert!(kind.resource().namespaced || !path.contains("{namespace}"), "{path}");
+                    assert_eq!(info.remainder, "", "{path}");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 100, "{seen}");
     }
 
     #[tokio::test]

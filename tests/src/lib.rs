@@ -5,11 +5,15 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on ends by panicking")]
 
 pub mod cluster;
+pub mod docker;
 pub mod kubectl;
+pub mod manifest;
 pub mod process;
 pub mod wait;
 
 pub use cluster::{Options, TestCluster};
-pub use kubectl::{Output, Version};
+pub use docker::docker;
+pub use kubectl::{DEADLINE, Output, Version};
+pub use manifest::busybox;
 pub use process::Background;
 pub use wait::wait_for;

@@ -1,10 +1,8 @@
 //! What is wrong is refused in Kubernetes' words, and nothing is lost or half-written.
 
 use serde_json::Value;
-use std::{process::Command, time::Duration};
-use tests::{Options, Output, TestCluster, Version, kubectl};
-
-const DEADLINE: Duration = Duration::from_secs(120);
+use std::process::Command;
+use tests::{DEADLINE, Options, Output, TestCluster, Version, kubectl};
 
 fn apply(c: &TestCluster, manifest: &str) -> Output {
     c.kubectl_of(Version::V1_33, &["apply", "-f", "-"], manifest.as_bytes())

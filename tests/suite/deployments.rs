@@ -1,9 +1,6 @@
 //! Deployments, as people use them: created, scaled, rolled out, undone, paused.
 
-use std::time::Duration;
-use tests::TestCluster;
-
-const DEADLINE: Duration = Duration::from_secs(120);
+use tests::{DEADLINE, TestCluster};
 
 const WEB: &str = "
 apiVersion: apps/v1

@@ -1,9 +1,7 @@
 //! Names as programs in pods see them: by dig, glibc, busybox and Node.js.
 
-use std::{process::Command, time::Duration};
-use tests::{Output, TestCluster, Version, wait_for};
-
-const DEADLINE: Duration = Duration::from_secs(120);
+use std::process::Command;
+use tests::{DEADLINE, Output, TestCluster, Version, wait_for};
 
 const MANIFEST: &str = "
 apiVersion: v1

@@ -1,9 +1,6 @@
 //! kubectl's verbs, and minik8s-ctl's, on the kinds of the scenario.
 
-use std::time::Duration;
-use tests::{Options, TestCluster, Version, wait_for};
-
-const DEADLINE: Duration = Duration::from_secs(120);
+use tests::{DEADLINE, Options, TestCluster, Version, wait_for};
 
 /// Never runs here: these servers have no node.
 const SET: &str = "

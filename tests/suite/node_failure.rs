@@ -1,10 +1,9 @@
 //! Several nodes on one machine, and what becomes of pods when one of them fails: cut off, without power, given up, back
 //! again. docs/node-failure.md tells the same with the usual periods.
 
-use std::{process::Command, time::Duration};
-use tests::{Options, TestCluster, Version, kubectl, wait_for};
+use std::process::Command;
+use tests::{DEADLINE, Options, TestCluster, Version, docker, kubectl, wait_for};
 
-const DEADLINE: Duration = Duration::from_secs(120);
 /// Short enough for a test, long enough for a busy machine.
 const GRACE: &str = "8s";
 const TOLERATION: &str = "4";
@@ -52,9 +51,7 @@ fn assert_delete_hangs(c: &TestCluster, pod: &str) {
 /// Running containers with this label.
 fn running(label: &str) -> Vec<String> {
     let filter = format!("label={label}");
-    let mut command = Command::new("docker");
-    command.args(["ps", "-q", "--no-trunc", "--filter", &filter]);
-    kubectl::run(command, b"", DEADLINE).ok().lines().map(str::to_owned).collect()
+    docker(&["ps", "-q", "--no-trunc", "--filter", &filter]).lines().map(str::to_owned).collect()
 }
 
 fn of_pod(uid: &str) -> Vec<String> {

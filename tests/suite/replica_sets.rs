@@ -1,9 +1,7 @@
 //! ReplicaSets and ReplicationControllers: as many pods as wanted, whoever takes or brings some.
 
-use std::{collections::BTreeSet, time::Duration};
-use tests::{Options, TestCluster};
-
-const DEADLINE: Duration = Duration::from_secs(120);
+use std::collections::BTreeSet;
+use tests::{DEADLINE, Options, TestCluster};
 
 /// The two kinds in turn: API version, kind, selector.
 const KINDS: [(&str, &str, &str, &str); 2] = [

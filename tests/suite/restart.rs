@@ -1,22 +1,12 @@
 //! The server dies, stops and is removed: what has to live on does, and nothing else.
 
-use std::{path::Path, process::Command, time::Duration};
-use tests::{TestCluster, kubectl, wait_for};
+use std::{path::Path, process::Command};
+use tests::{DEADLINE, TestCluster, busybox, docker, kubectl, wait_for};
 
-const DEADLINE: Duration = Duration::from_secs(120);
-
-const POD: &str = "
-apiVersion: v1
-kind: Pod
-metadata: {name: steady}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: minik8s-test/busybox
-    imagePullPolicy: IfNotPresent
-    command: [sleep, '86400']
-";
+/// A pod that stays as it is.
+fn steady(name: &str) -> String {
+    busybox(name, "exec sleep 86400")
+}
 
 fn config_maps(from: u32, to: u32) -> String {
     (from..to)
@@ -24,12 +14,6 @@ fn config_maps(from: u32, to: u32) -> String {
             format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c{n}}}\ndata: {{n: '{n}'}}\n")
         })
         .collect()
-}
-
-fn docker(args: &[&str]) -> String {
-    let mut command = Command::new("docker");
-    command.args(args);
-    kubectl::run(command, b"", DEADLINE).ok()
 }
 
 /// Ids of the cluster's running containers, in order.
@@ -56,7 +40,7 @@ fn nft_tables() -> Option<String> {
 #[test]
 fn containers_objects_and_watches_outlive_a_kill() {
     let mut c = TestCluster::start();
-    c.apply(POD);
+    c.apply(&steady("steady"));
     c.wait_ready("steady");
     c.apply(&config_maps(0, 10));
     let seen = c.kubectl(&["get", "--raw", "/api/v1/namespaces/default/configmaps?limit=1"]);
@@ -73,7 +57,7 @@ fn containers_objects_and_watches_outlive_a_kill() {
     c.launch();
 
     // The node works again: it starts a pod. By then it has looked at the one it found.
-    c.apply(&POD.replace("steady", "after"));
+    c.apply(&steady("after"));
     c.wait_ready("after");
     let now = running(&c);
     assert!(uid.iter().all(|id| now.contains(id)), "the same containers: {uid:?}, now {now:?}");
@@ -115,7 +99,7 @@ fn networks(cluster: &str) -> Vec<String> {
 #[test]
 fn stop_leaves_containers_and_reset_leaves_nothing() {
     let mut c = TestCluster::start();
-    c.apply(POD);
+    c.apply(&steady("steady"));
     c.apply(
         "{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {selector: {a: b}, ports: [{port: 80}]}}",
     );

@@ -1,9 +1,8 @@
 //! The scenario the project started from: a StatefulSet with storage, reached through the API server's proxy.
 
-use std::{process::Command, time::Duration};
-use tests::{Background, TestCluster, Version, kubectl, wait_for};
+use std::process::Command;
+use tests::{Background, DEADLINE, TestCluster, Version, kubectl, wait_for};
 
-const DEADLINE: Duration = Duration::from_secs(120);
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/kubia/kubia.yaml");
 /// Each line of the watch: name, image, whether Ready.
 const WATCHED: &str = r#"jsonpath={.metadata.name} {.spec.containers[0].image} {.status.conditions[?(@.type=="Ready")].status}{"\n"}"#;

@@ -1,22 +1,9 @@
 //! exec, attach, cp, logs and port-forward, with kubectls that speak SPDY and WebSocket.
 
-use std::{process::Command, time::Duration};
-use tests::{TestCluster, Version, kubectl, wait_for};
+use std::process::Command;
+use tests::{DEADLINE, TestCluster, Version, busybox, kubectl, wait_for};
 
-const DEADLINE: Duration = Duration::from_secs(120);
-
-const PODS: &str = "
-apiVersion: v1
-kind: Pod
-metadata: {name: web}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: minik8s-test/busybox
-    imagePullPolicy: IfNotPresent
-    command: [sh, -c, 'mkdir /www && echo hello > /www/index.html && exec httpd -f -p 8080 -h /www']
----
+const PARROT_AND_TALKER: &str = "
 # Says something, waits for a line on its standard input, and says it again.
 apiVersion: v1
 kind: Pod
@@ -53,6 +40,8 @@ spec:
       sleep 86400
 ";
 
+const WEB: &str = "mkdir /www && echo hello > /www/index.html && exec httpd -f -p 8080 -h /www";
+
 fn run(c: &TestCluster, version: Version, args: &[&str], input: &[u8]) -> tests::Output {
     c.kubectl_of(version, args, input)
 }
@@ -60,7 +49,7 @@ fn run(c: &TestCluster, version: Version, args: &[&str], input: &[u8]) -> tests:
 #[test]
 fn streams_of_every_kubectl() {
     let c = TestCluster::start();
-    c.apply(PODS);
+    c.apply(&format!("{}---{PARROT_AND_TALKER}", busybox("web", WEB)));
     for pod in ["web", "parrot"] {
         c.wait_ready(pod);
     }

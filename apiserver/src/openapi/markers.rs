@@ -1,7 +1,7 @@
 //! How the API's lists, maps and structs merge: the facts that strategic merge patch, server-side apply and the
 //! published OpenAPI share.
 //!
-//! The facts are a text beside this file, because they are data: `tools/markers.py` writes it. One line names a type
+//! The facts are a text beside this file, because they are data: `apiserver/tools/markers.py` writes it. One line names a type
 //! (`core.v1.PodSpec`, with `atomic` if it merges as one value), the indented lines after it its fields that are not
 //! plain scalars: `containers []core.v1.Container merge=name map=name`. Shapes: `-` scalar, `*` any JSON, `T` struct,
 //! `[]…` list, `{}…` map. Markers: `merge[=key]`, `replace`, `retainKeys` (`x-kubernetes-patch-…`), `atomic`, `set`,
