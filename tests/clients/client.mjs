@@ -35,8 +35,9 @@ function until(what, path, query, accept) {
     const timer = setTimeout(() => reject(new Error(`no ${what} in time`)), WAIT);
     const end = (act, value) => {
       clearTimeout(timer);
-      request?.abort();
+      // First: an abort is told as an error.
       act(value);
+      request?.abort();
     };
     new k8s.Watch(config)
       .watch(
@@ -130,8 +131,8 @@ const deployment = { metadata: { name: pod }, spec: { replicas: 0, selector: { m
 await apps.createNamespacedDeployment({ namespace, body: deployment });
 const scale = await apps.readNamespacedDeploymentScale({ name: pod, namespace });
 assert.equal(scale.spec.replicas ?? 0, 0);
-scale.spec.replicas = 1;
-assert.equal((await apps.replaceNamespacedDeploymentScale({ name: pod, namespace, body: scale })).spec.replicas, 1);
+const one = { name: pod, namespace, body: { spec: { replicas: 1 } } };
+assert.equal((await apps.patchNamespacedDeploymentScale(one, json)).spec.replicas, 1);
 const deployments = `/apis/apps/v1/namespaces/${namespace}/deployments`;
 await until('available replica', deployments, only, (_type, object) => object.status.availableReplicas === 1);
 await apps.deleteNamespacedDeployment({ name: pod, namespace });
