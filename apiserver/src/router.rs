@@ -289,7 +289,10 @@ mod tests {
         for query in ["timeout=5", "timeout=soon", "timeout=-"] {
             let error = of(query).unwrap_err();
             assert_eq!(error.code(), 400, "{query}");
-            assert!(error.to_string().starts_with("invalid timeout specified in the request URL - "), "{error}");
+            assert!(
+                error.to_string().starts_with("invalid timeout specified in the request URL - "),
+                "{error}"
+            );
         }
     }
 }
