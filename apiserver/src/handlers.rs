@@ -24,7 +24,7 @@ pub mod watch;
 
 use crate::{
     error::{ApiError, Result},
-    kinds::{AnyKind, AnyObject, Subresource},
+    kinds::{AnyKind, AnyObject, KindRef, Subresource},
     openapi,
     registry::{Call, managed_fields::Writer},
     request::{
@@ -48,7 +48,7 @@ fn method_not_allowed() -> ApiError {
 /// A request for a kind of ours.
 pub async fn resource(
     app: &App,
-    kind: &'static dyn AnyKind,
+    kind: &KindRef,
     subresource: Option<Subresource>,
     incoming: Incoming,
 ) -> Result<Response> {
@@ -57,12 +57,13 @@ pub async fn resource(
         Proxy, Resize, Scale, Start, Status, Stop, Token,
     };
     let named = !incoming.info.name.is_empty();
+    let (held, kind) = (kind, &**kind);
     // Each in an allocation of its own size: as one future they would all be as large as the largest, and be moved from
     // wrapper to wrapper on the way to where they run.
     let answer: BoxFuture<'_, Result<Response>> = match (subresource, incoming.info.verb) {
         (None | Some(Status | Approval), "get") => Box::pin(get::get(app, kind, incoming)),
         (None, "list") => Box::pin(list::list(app, kind, incoming)),
-        (None, "watch") => Box::pin(watch::watch(app, kind, incoming)),
+        (None, "watch") => Box::pin(watch::watch(app, held, incoming)),
         (None, "create") if !named => Box::pin(create::create(app, kind, incoming)),
         (None, "delete") => Box::pin(delete::delete(app, kind, incoming)),
         (None, "deletecollection") => Box::pin(delete::collection(app, kind, incoming)),
@@ -104,7 +105,7 @@ pub async fn virtual_resource(app: &App, incoming: Incoming) -> Result<Response>
     }
     if incoming.info.resource == "bindings" {
         let pods = app.registry.kind("", "v1", "pods").ok_or(ApiError::NoSuchPath)?;
-        return binding::create(app, pods, incoming).await;
+        return binding::create(app, &*pods, incoming).await;
     }
     reviews::create(app, incoming).await
 }
@@ -125,10 +126,13 @@ pub async fn paths(app: &App, incoming: Incoming) -> Result<Response> {
         "" | "api" | "apis" => discovery::discovery(app, &path, &incoming),
         "openapi" => {
             let headers = incoming.request.headers();
+            let catalog = app.registry.catalog();
             match rest.trim_end_matches('/').split_once('/').unwrap_or((rest, "")) {
-                ("v2", "") => openapi::v2(headers).await,
-                ("v3", "") => openapi::v3_index(headers).await,
-                ("v3", group) => openapi::v3_group(group, incoming.request.uri().query(), headers).await,
+                ("v2", "") => openapi::v2(&catalog, headers).await,
+                ("v3", "") => openapi::v3_index(&catalog, headers).await,
+                ("v3", group) => {
+                    openapi::v3_group(&catalog, group, incoming.request.uri().query(), headers).await
+                }
                 _ => Err(ApiError::NoSuchPath),
             }
         }
@@ -138,7 +142,7 @@ pub async fn paths(app: &App, incoming: Incoming) -> Result<Response> {
 
 /// The call behind a request for one kind.
 fn call<'a>(
-    kind: &'static dyn AnyKind,
+    kind: &'a dyn AnyKind,
     subresource: Option<Subresource>,
     incoming: &'a Incoming,
     dry_run: bool,

@@ -1,14 +1,16 @@
 //! What the generic path asks of a kind, and the one table of kinds.
 //!
 //! A kind answers questions about its objects and does nothing: no I/O, no clock, no knowledge of HTTP. Discovery, routes,
-//! tables, OpenAPI and the tests iterate over [`all`]. Adding a kind is one file here and one line there.
+//! tables, OpenAPI and the tests iterate over [`all`]. Adding a kind is one file here and one line there. Kinds that people
+//! define join them at run time (`crate::custom`) and are asked the same questions.
 
+use crate::custom::CustomKind;
 use api::{field, resource::Resource};
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use std::any::Any;
+use std::{any::Any, borrow::Cow, ops::Deref, sync::Arc};
 
 mod admission_policies;
 mod api_service;
@@ -19,6 +21,7 @@ mod config_map;
 mod controller_revision;
 mod cron_job;
 mod csi;
+pub(crate) mod custom_resource_definition;
 mod daemon_set;
 mod decode;
 mod deployment;
@@ -62,7 +65,7 @@ mod webhooks;
 use typed::Typed;
 
 /// Every kind that is served. Adding a kind is one file and one line here.
-static ALL: [&dyn AnyKind; 59] = [
+static ALL: [&dyn AnyKind; 60] = [
     &Typed::<config_map::ConfigMaps>::NEW,
     &Typed::<endpoints::EndpointsKind>::NEW,
     &Typed::<event::Events>::NEW,
@@ -111,6 +114,7 @@ static ALL: [&dyn AnyKind; 59] = [
     &Typed::<admission_policies::MutatingBindings>::NEW,
     &Typed::<admission_policies::ValidatingPolicies>::NEW,
     &Typed::<admission_policies::ValidatingBindings>::NEW,
+    &Typed::<custom_resource_definition::CustomResourceDefinitions>::NEW,
     &Typed::<priority_class::PriorityClasses>::NEW,
     &Typed::<lease::Leases>::NEW,
     &Typed::<runtime_class::RuntimeClasses>::NEW,
@@ -124,7 +128,7 @@ static ALL: [&dyn AnyKind; 59] = [
     &Typed::<devices::ResourceSlices>::NEW,
 ];
 
-/// Every kind, in the order discovery lists them.
+/// Every kind of our own, in the order discovery lists them.
 pub fn all() -> &'static [&'static dyn AnyKind] {
     &ALL
 }
@@ -182,6 +186,11 @@ pub fn caveat(kind: &dyn AnyKind) -> Option<String> {
     })
 }
 
+/// The metadata of an object whose kind has no type.
+pub(crate) fn decode_metadata(value: Value) -> Result<(ObjectMeta, Vec<String>), String> {
+    decode::decode(value)
+}
+
 /// An object of any kind, decoded once at the door and passed along typed.
 pub trait AnyObject: Any + Send + Sync {
     fn meta(&self) -> &ObjectMeta;
@@ -202,16 +211,16 @@ pub struct Decoded {
 }
 
 /// One column of the server-drawn table.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// OpenAPI type: `string`, `integer`, `date`.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// `name` for the name column, else empty.
-    pub format: &'static str,
+    pub format: Cow<'static, str>,
     /// 0 is always shown, 1 only with `-o wide`.
     pub priority: i32,
-    pub description: &'static str,
+    pub description: Cow<'static, str>,
 }
 
 impl Column {
@@ -221,17 +230,32 @@ impl Column {
         priority: i32,
         description: &'static str,
     ) -> Self {
-        Self { name, kind, format: "", priority, description }
+        Self::formatted(name, kind, "", priority, description)
     }
     pub const fn name() -> Self {
-        Self { name: "Name", kind: "string", format: "name", priority: 0, description: "Name of the object" }
+        Self::formatted("Name", "string", "name", 0, "Name of the object")
     }
     /// For kinds whose age is of no interest.
     pub const fn created_at() -> Self {
-        Self { name: "Created At", kind: "date", format: "", priority: 0, description: "Time of creation" }
+        Self::new("Created At", "date", 0, "Time of creation")
     }
     pub const fn age() -> Self {
-        Self { name: "Age", kind: "string", format: "", priority: 0, description: "Time since creation" }
+        Self::new("Age", "string", 0, "Time since creation")
+    }
+    pub const fn formatted(
+        name: &'static str,
+        kind: &'static str,
+        format: &'static str,
+        priority: i32,
+        description: &'static str,
+    ) -> Self {
+        Self {
+            name: Cow::Borrowed(name),
+            kind: Cow::Borrowed(kind),
+            format: Cow::Borrowed(format),
+            priority,
+            description: Cow::Borrowed(description),
+        }
     }
 }
 
@@ -371,11 +395,15 @@ pub trait Kind: Send + Sync + 'static {
 /// [`Kind`] without the type: what the generic path holds. Objects handed in are of the kind's own type.
 pub trait AnyKind: Send + Sync {
     fn resource(&self) -> &Resource;
-    fn short_names(&self) -> &'static [&'static str];
-    fn categories(&self) -> &'static [&'static str];
-    fn subresources(&self) -> &'static [Subresource];
-    fn columns(&self) -> &'static [Column];
-    fn selectable(&self) -> &'static [&'static str];
+    fn short_names(&self) -> &[&'static str];
+    fn categories(&self) -> &[&'static str];
+    fn subresources(&self) -> &[Subresource];
+    fn columns(&self) -> &[Column];
+    fn selectable(&self) -> &[&'static str];
+    /// What people defined, if this is no kind of our own: such a kind has a schema in place of a type.
+    fn custom(&self) -> Option<&CustomKind> {
+        None
+    }
     fn list_kind(&self) -> String {
         format!("{}List", self.resource().kind)
     }
@@ -417,6 +445,23 @@ pub trait AnyKind: Send + Sync {
     /// Stored bytes as clients of this version see them: themselves, unless this is a view.
     fn show(&self, stored: &Bytes) -> Bytes;
     fn prepare_deletion(&self, object: &mut dyn AnyObject);
+}
+
+/// A kind that is held on to: ours is there for good, a custom one may go while a request is under way.
+#[derive(Clone)]
+pub enum KindRef {
+    BuiltIn(&'static dyn AnyKind),
+    Custom(Arc<CustomKind>),
+}
+
+impl Deref for KindRef {
+    type Target = dyn AnyKind;
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::BuiltIn(kind) => *kind,
+            Self::Custom(kind) => &**kind,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the API looks like: facts about its types, and the OpenAPI documents made from them.
 //!
-//! A document depends on the table of kinds alone, so each is built once, at the first request for one of its
-//! version, and kept compressed: a client reads them once per discovery, a server holds them for ever. v3 comes as one
+//! A document depends on the table of kinds alone, so each is built once for each state of the table, at the first
+//! request for one of its version, and kept compressed; those of our own kinds are built once for good. v3 comes as one
 //! document per group version, v2 as a single one in JSON or, for kubectl up to 1.27, in gnostic's protobuf.
 
 pub mod markers;
@@ -11,8 +11,9 @@ mod schemas;
 mod v2;
 
 use crate::{
+    custom::Catalog,
     error::{ApiError, Result},
-    kinds,
+    kinds::{self, AnyKind},
 };
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use serde_json::{Map, Value, json};
 use std::{
     fmt::Write as _,
     io::{Read as _, Write as _},
+    sync::Arc,
 };
 use tokio::sync::OnceCell;
 
@@ -44,21 +46,38 @@ struct V2 {
     protobuf: Document,
 }
 
+/// The documents that custom kinds have a part in.
+#[derive(Default)]
+pub(crate) struct Custom {
+    /// The index of all groups, and the documents of custom ones.
+    v3: OnceCell<V3>,
+    v2: OnceCell<V2>,
+}
+
 /// `GET /openapi/v3`: where the document of each group version is, with a hash that changes when it does.
 ///
 /// # Errors
 /// Only if building the documents failed.
-pub async fn v3_index(headers: &HeaderMap) -> Result<Response> {
-    v3().await?.index.answer(headers, false)
+pub(crate) async fn v3_index(catalog: &Arc<Catalog>, headers: &HeaderMap) -> Result<Response> {
+    custom_v3(catalog).await?.index.answer(headers, false)
 }
 
 /// `GET /openapi/v3/{path}` (`api/v1`, `apis/apps/v1`). A client that names the hash may keep the answer for good.
 ///
 /// # Errors
 /// 404 for a group version that is not served.
-pub async fn v3_group(path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Response> {
+pub(crate) async fn v3_group(
+    catalog: &Arc<Catalog>,
+    path: &str,
+    query: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Response> {
     let path = path.trim_matches('/');
-    let (_, document) = v3().await?.groups.iter().find(|(p, _)| p == path).ok_or(ApiError::NoSuchPath)?;
+    let mut found = v3().await?.groups.iter().find(|(p, _)| p == path);
+    if found.is_none() {
+        found = custom_v3(catalog).await?.groups.iter().find(|(p, _)| p == path);
+    }
+    let (_, document) = found.ok_or(ApiError::NoSuchPath)?;
     let hash = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("hash="));
     document.answer(headers, hash == Some(&document.hash))
 }
@@ -67,8 +86,13 @@ pub async fn v3_group(path: &str, query: Option<&str>, headers: &HeaderMap) -> R
 ///
 /// # Errors
 /// 406 for a form we do not have.
-pub async fn v2(headers: &HeaderMap) -> Result<Response> {
-    let documents = V2.get_or_try_init(|| built(build_v2)).await?;
+pub(crate) async fn v2(catalog: &Arc<Catalog>, headers: &HeaderMap) -> Result<Response> {
+    let documents = if catalog.custom().is_empty() {
+        V2.get_or_try_init(|| built(|| build_v2(None))).await?
+    } else {
+        let held = catalog.clone();
+        catalog.openapi.v2.get_or_try_init(|| built(move || build_v2(Some(&held)))).await?
+    };
     let accept = text(headers, header::ACCEPT);
     let wants = |form: &str| accept.split(',').any(|a| a.split(';').next().is_some_and(|a| a.trim() == form));
     if accept.contains("com.github.proto-openapi.spec.v2") {
@@ -84,20 +108,44 @@ pub async fn v2(headers: &HeaderMap) -> Result<Response> {
 }
 
 async fn v3() -> Result<&'static V3> {
-    V3.get_or_try_init(|| built(build_v3)).await
+    V3.get_or_try_init(|| built(|| build_v3(&group_versions(own()), &[]))).await
+}
+
+async fn custom_v3(catalog: &Arc<Catalog>) -> Result<&V3> {
+    let own = v3().await?;
+    if catalog.custom().is_empty() {
+        return Ok(own);
+    }
+    let held = catalog.clone();
+    let build = move || build_v3(&group_versions(custom(&held)), &own.groups);
+    catalog.openapi.v3.get_or_try_init(|| built(build)).await
+}
+
+fn own() -> impl Iterator<Item = &'static dyn AnyKind> {
+    kinds::all().iter().copied()
+}
+
+fn custom(catalog: &Catalog) -> impl Iterator<Item = &dyn AnyKind> {
+    catalog.custom().iter().map(|k| &**k as &dyn AnyKind)
 }
 
 /// Builds off the runtime's threads: it takes milliseconds, a debug build hundreds.
-async fn built<T: Send + 'static>(build: fn() -> std::io::Result<T>) -> Result<T> {
+async fn built<T: Send + 'static>(build: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
     let result = tokio::task::spawn_blocking(build).await.map_err(std::io::Error::other);
     result.flatten().map_err(|e| ApiError::Internal(format!("building the OpenAPI documents: {e}")))
 }
 
-fn build_v3() -> std::io::Result<V3> {
+/// The documents of `group_versions`, and the index of these and of `others`.
+fn build_v3(group_versions: &[GroupVersion<'_>], others: &[(String, Document)]) -> std::io::Result<V3> {
     let mut groups = Vec::new();
     let mut index = Map::new();
-    for gv in group_versions() {
-        let (paths, schemas) = parts(std::slice::from_ref(&gv));
+    let mut list = |path: &str, document: &Document| {
+        let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+        index.insert(path.to_owned(), json!({"serverRelativeURL": url}));
+    };
+    others.iter().for_each(|(path, document)| list(path, document));
+    for gv in group_versions {
+        let (paths, schemas) = parts(std::slice::from_ref(gv));
         let document = json!({
             "openapi": "3.0.0",
             "info": {"title": "Kubernetes", "version": RELEASE},
@@ -112,16 +160,24 @@ fn build_v3() -> std::io::Result<V3> {
         });
         let document = Document::new("application/json", document.to_string().as_bytes())?;
         let path = gv.path();
-        let url = format!("/openapi/v3/{path}?hash={}", document.hash);
-        index.insert(path.clone(), json!({"serverRelativeURL": url}));
+        list(&path, &document);
         groups.push((path, document));
     }
     let index = Document::new("application/json", json!({"paths": index}).to_string().as_bytes())?;
     Ok(V3 { index, groups })
 }
 
-fn build_v2() -> std::io::Result<V2> {
-    let (paths, schemas) = parts(&group_versions());
+fn build_v2(catalog: Option<&Catalog>) -> std::io::Result<V2> {
+    let defined = || catalog.into_iter().flat_map(Catalog::custom);
+    let own = own().map(|k| -> &dyn AnyKind { k });
+    let (paths, mut schemas) = parts(&group_versions(own.chain(defined().map(|k| &**k as &dyn AnyKind))));
+    for kind in defined() {
+        let (name, mut plain) = kind.definition(true);
+        if let Some(schema) = schemas.get_mut(&name) {
+            plain[schemas::GVK] = schema[schemas::GVK].take();
+            *schema = plain;
+        }
+    }
     let document = v2::document(RELEASE, paths, schemas);
     Ok(V2 {
         json: Document::new("application/json", document.to_string().as_bytes())?,
@@ -130,7 +186,7 @@ fn build_v2() -> std::io::Result<V2> {
 }
 
 /// Paths and schema definitions of some group versions.
-fn parts(group_versions: &[GroupVersion]) -> (Map<String, Value>, Map<String, Value>) {
+fn parts(group_versions: &[GroupVersion<'_>]) -> (Map<String, Value>, Map<String, Value>) {
     let mut schemas = Schemas::new();
     let mut paths = Map::new();
     for gv in group_versions {
@@ -139,13 +195,13 @@ fn parts(group_versions: &[GroupVersion]) -> (Map<String, Value>, Map<String, Va
     (paths, schemas.finish())
 }
 
-fn group_versions() -> Vec<GroupVersion> {
-    let mut all: Vec<GroupVersion> = Vec::new();
-    for kind in kinds::all() {
+fn group_versions<'k>(kinds: impl Iterator<Item = &'k dyn AnyKind>) -> Vec<GroupVersion<'k>> {
+    let mut all: Vec<GroupVersion<'k>> = Vec::new();
+    for kind in kinds {
         let r = kind.resource();
         match all.iter_mut().find(|gv| (gv.group, gv.version) == (r.group, r.version)) {
-            Some(gv) => gv.kinds.push(*kind),
-            None => all.push(GroupVersion { group: r.group, version: r.version, kinds: vec![*kind] }),
+            Some(gv) => gv.kinds.push(kind),
+            None => all.push(GroupVersion { group: r.group, version: r.version, kinds: vec![kind] }),
         }
     }
     all
@@ -212,6 +268,10 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
     use crate::{kinds::Subresource, request::RequestInfo};
+
+    fn none_defined() -> Arc<Catalog> {
+        Arc::new(Catalog::new(kinds::all(), Vec::new()))
+    }
     use std::collections::BTreeSet;
 
     async fn read(response: Result<Response>) -> Bytes {
@@ -248,8 +308,9 @@ mod tests {
     #[tokio::test]
     async fn every_published_path_is_read_as_what_it_says() {
         let mut seen = 0;
-        for gv in group_versions() {
-            let document = json_of(v3_group(&gv.path(), None, &HeaderMap::new()).await).await;
+        for gv in group_versions(own()) {
+            let document =
+                json_of(v3_group(&none_defined(), &gv.path(), None, &HeaderMap::new()).await).await;
             for (path, methods) in document["paths"].as_object().unwrap() {
                 let uri = path.replace("{namespace}", "ns").replace("{name}", "n").parse().unwrap();
                 for (method, op) in methods.as_object().unwrap() {
@@ -280,11 +341,11 @@ mod tests {
     #[tokio::test]
     async fn every_kind_is_in_the_document_of_its_group_version() {
         let none = HeaderMap::new();
-        let index = json_of(v3_index(&none).await).await;
-        for gv in group_versions() {
+        let index = json_of(v3_index(&none_defined(), &none).await).await;
+        for gv in group_versions(own()) {
             let url = index["paths"][gv.path()]["serverRelativeURL"].as_str().unwrap();
             let (path, query) = url.strip_prefix("/openapi/v3/").unwrap().split_once('?').unwrap();
-            let response = v3_group(path, Some(query), &none).await;
+            let response = v3_group(&none_defined(), path, Some(query), &none).await;
             assert!(
                 response.as_ref().unwrap().headers()[header::CACHE_CONTROL]
                     .to_str()
@@ -322,12 +383,12 @@ mod tests {
                 );
             }
         }
-        assert_eq!(v3_group("apis/none/v1", None, &none).await.unwrap_err().code(), 404);
+        assert_eq!(v3_group(&none_defined(), "apis/none/v1", None, &none).await.unwrap_err().code(), 404);
     }
 
     #[tokio::test]
     async fn schemas_carry_what_clients_merge_and_validate_by() {
-        let document = json_of(v3_group("api/v1", None, &HeaderMap::new()).await).await;
+        let document = json_of(v3_group(&none_defined(), "api/v1", None, &HeaderMap::new()).await).await;
         let schema = |name: &str| &document["components"]["schemas"][name];
         let containers = &schema("io.k8s.api.core.v1.PodSpec")["properties"]["containers"];
         assert_eq!(containers["x-kubernetes-list-type"], "map");
@@ -348,7 +409,7 @@ mod tests {
 
     #[tokio::test]
     async fn v2_is_the_same_api_in_the_older_form() {
-        let document = json_of(v2(&HeaderMap::new()).await).await;
+        let document = json_of(v2(&none_defined(), &HeaderMap::new()).await).await;
         assert_eq!(dangling(&document, "/definitions"), Vec::<&str>::new());
         let quantity = "io.k8s.apimachinery.pkg.api.resource.Quantity";
         assert_eq!(document["definitions"][quantity]["type"], "string");
@@ -360,28 +421,28 @@ mod tests {
 
         let accept =
             headers(&[(header::ACCEPT, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")]);
-        let response = v2(&accept).await;
+        let response = v2(&none_defined(), &accept).await;
         assert_eq!(response.as_ref().unwrap().headers()[header::CONTENT_TYPE], protobuf::CONTENT_TYPE);
         let bytes = read(response).await;
         assert!(bytes.starts_with(b"\x0a\x032.0"), "the swagger version comes first");
         let other = headers(&[(header::ACCEPT, "text/html")]);
-        assert_eq!(v2(&other).await.unwrap_err().code(), 406);
+        assert_eq!(v2(&none_defined(), &other).await.unwrap_err().code(), 406);
     }
 
     #[tokio::test]
     async fn documents_are_compressed_and_revalidated() {
-        let plain = read(v3_group("apis/apps/v1", None, &HeaderMap::new()).await).await;
+        let plain = read(v3_group(&none_defined(), "apis/apps/v1", None, &HeaderMap::new()).await).await;
         let accept = headers(&[(header::ACCEPT_ENCODING, "br, gzip;q=0.5")]);
-        let response = v3_group("apis/apps/v1", None, &accept).await.unwrap();
+        let response = v3_group(&none_defined(), "apis/apps/v1", None, &accept).await.unwrap();
         assert_eq!(response.headers()[header::CONTENT_ENCODING], "gzip");
         let etag = response.headers()[header::ETAG].to_str().unwrap().to_owned();
         let zipped = read(Ok(response)).await;
         assert!(zipped.len() * 2 < plain.len());
         let known = headers(&[(header::IF_NONE_MATCH, &format!("W/{etag}"))]);
-        let response = v3_group("apis/apps/v1", None, &known).await.unwrap();
+        let response = v3_group(&none_defined(), "apis/apps/v1", None, &known).await.unwrap();
         assert_eq!(response.status(), 304);
         assert!(read(Ok(response)).await.is_empty());
         let refused = headers(&[(header::ACCEPT_ENCODING, "gzip;q=0")]);
-        assert_eq!(read(v3_group("apis/apps/v1", None, &refused).await).await, plain);
+        assert_eq!(read(v3_group(&none_defined(), "apis/apps/v1", None, &refused).await).await, plain);
     }
 }

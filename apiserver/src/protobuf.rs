@@ -16,6 +16,9 @@ pub use write::{object, watch_event};
 
 use table::Message;
 
+/// The message of the schemas within definitions of custom resources.
+const SCHEMA: &str = "apiextensions.v1.JSONSchemaProps";
+
 /// The media type; a watch's has `;stream=watch` after it.
 pub const MEDIA: &str = "application/vnd.kubernetes.protobuf";
 /// What every object begins with.

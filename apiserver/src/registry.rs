@@ -21,12 +21,14 @@ pub mod watch;
 use crate::{
     admission::{Attributes, Chain, Lookup, Operation},
     auth::User,
+    custom::Catalog,
     error::{ApiError, Result},
-    kinds::{AnyKind, AnyObject, Subresource},
+    kinds::{AnyKind, AnyObject, KindRef, Subresource},
     request::info::check_segment,
 };
 use allocate::Allocator;
 use api::field;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -42,6 +44,8 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     store: Arc<dyn Store>,
     kinds: &'static [&'static dyn AnyKind],
+    /// What people defined, and the documents that tell of all kinds.
+    catalog: ArcSwap<Catalog>,
     chain: Chain,
     allocator: Allocator,
     /// Stands where the revision will be while an object is serialised. Random, so that no client's text equals it.
@@ -52,7 +56,7 @@ struct Inner {
 /// One request for one kind: who asks, for what.
 #[derive(Clone, Copy)]
 pub struct Call<'a> {
-    pub kind: &'static dyn AnyKind,
+    pub kind: &'a dyn AnyKind,
     pub subresource: Option<Subresource>,
     /// Empty for cluster-scoped kinds and, in lists, for all namespaces.
     pub namespace: &'a str,
@@ -195,7 +199,8 @@ impl Registry {
         allocator: Allocator,
     ) -> Self {
         let marker = uuid::Uuid::new_v4().simple().to_string();
-        Self(Arc::new(Inner { store, kinds, chain, allocator, marker, facts: Arc::default() }))
+        let catalog = ArcSwap::from_pointee(Catalog::new(kinds, Vec::new()));
+        Self(Arc::new(Inner { store, kinds, catalog, chain, allocator, marker, facts: Arc::default() }))
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -211,12 +216,24 @@ impl Registry {
         &self.0.allocator
     }
 
+    /// All kinds as they are now.
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
+        self.0.catalog.load_full()
+    }
+    pub(crate) fn set_catalog(&self, catalog: Catalog) {
+        self.0.catalog.store(Arc::new(catalog));
+    }
+
     /// The kind behind a path.
-    pub fn kind(&self, group: &str, version: &str, plural: &str) -> Option<&'static dyn AnyKind> {
-        self.0.kinds.iter().copied().find(|k| {
+    pub fn kind(&self, group: &str, version: &str, plural: &str) -> Option<KindRef> {
+        let own = self.0.kinds.iter().copied().find(|k| {
             let r = k.resource();
             r.plural == plural && r.group == group && r.version == version
-        })
+        });
+        match own {
+            Some(own) => Some(KindRef::BuiltIn(own)),
+            None => self.0.catalog.load().find(group, version, plural).map(KindRef::Custom),
+        }
     }
 
     /// A kind of our own by its plural; `None` if we have no such kind.

@@ -14,6 +14,7 @@ use crate::{
     admission::Lookup,
     audit::{self, Ending, Identity, Record, Stage},
     auth::{Peer, authn, node},
+    custom::CustomKind,
     error::{ApiError, Result},
     handlers,
     kinds::{AnyKind, Subresource},
@@ -243,7 +244,7 @@ async fn dispatch(app: &App, incoming: Incoming) -> Result<Response> {
         return Box::pin(handlers::virtual_resource(app, incoming)).await;
     }
     let kind = app.registry.kind(&info.group, &info.version, &info.resource).ok_or(ApiError::NoSuchPath)?;
-    let subresource = subresource(kind, info)?;
+    let subresource = subresource(&*kind, info)?;
     if kind.resource().namespaced {
         if info.namespace.is_empty() && !info.name.is_empty() {
             return Err(ApiError::NoSuchPath);
@@ -251,7 +252,11 @@ async fn dispatch(app: &App, incoming: Incoming) -> Result<Response> {
     } else if !info.namespace.is_empty() && kind.resource().plural != "namespaces" {
         return Err(ApiError::NoSuchPath);
     }
-    handlers::resource(app, kind, subresource, incoming).await
+    let response = handlers::resource(app, &kind, subresource, incoming).await?;
+    match kind.custom().and_then(CustomKind::deprecation) {
+        Some(warning) => Ok(handlers::respond::warn(response, &[warning.to_owned()])),
+        None => Ok(response),
+    }
 }
 
 fn subresource(kind: &dyn AnyKind, info: &RequestInfo) -> Result<Option<Subresource>> {

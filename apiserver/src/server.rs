@@ -5,7 +5,7 @@ use crate::{
     admission::{Chain, Lookup, typed},
     audit::{self, Audit},
     auth::{Authenticator, Authorizer, Peer, rbac::follow, token::Signer},
-    bootstrap, kinds,
+    bootstrap, custom, kinds,
     listen::{BindError, Listener, Tls, TlsError, WithPeer},
     registry::{allocate::Allocator, expire},
     router::router,
@@ -87,6 +87,7 @@ impl Server {
         });
         restore_allocations(&app).await?;
         follow::prime(&authorizer, &app.registry).await.map_err(|e| Error::Store(e.to_string()))?;
+        custom::follow::prime(&app.registry).await.map_err(|e| Error::Store(e.to_string()))?;
         let router = router(app.clone());
         Ok(Self { router, app, listener, tls, bootstrapped, audit: audit_writer, stop, tasks })
     }
@@ -130,7 +131,8 @@ impl Server {
         let port = self.addresses().first().map_or(443, SocketAddr::port);
         let client = self.client(User::component("system:apiserver"));
         let objects = bootstrap::Objects::new(&self.app.config, self.app.registry.allocator(), port);
-        let (stop, bootstrapped) = (self.stop.clone(), self.bootstrapped);
+        let (stop, stop_definitions, bootstrapped) =
+            (self.stop.clone(), self.stop.clone(), self.bootstrapped);
         let (authorizer, registry) = (self.app.authorizer.clone(), self.app.registry.clone());
         let work = async move {
             objects.ensure(client).await;
@@ -138,6 +140,9 @@ impl Server {
             follow::run(authorizer, registry).await;
         };
         self.tasks.spawn(stop.run_until_cancelled_owned(work));
+        self.tasks.spawn(
+            stop_definitions.run_until_cancelled_owned(custom::follow::run(self.app.registry.clone())),
+        );
         self.tasks.spawn(expire::run(self.app.clone()));
         // It ends after everything that it could have to tell of.
         let (audit, audit_stop) = (TaskTracker::new(), CancellationToken::new());

@@ -77,14 +77,12 @@ pub struct State {
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
     pub(crate) lanes: Lanes,
-    pub(crate) discovery: crate::handlers::discovery::Documents,
 }
 
 impl App {
     pub fn new(parts: Parts) -> Self {
         let registry = Registry::new(parts.store, parts.kinds, parts.chain, parts.allocator);
         Self(Arc::new(State {
-            discovery: crate::handlers::discovery::Documents::of(&registry),
             registry,
             config: parts.config,
             forwarder: Forwarder::new(parts.dialer, parts.tasks.clone(), parts.stop.clone()),

@@ -1,6 +1,7 @@
 //! The real router with a real store in memory, without a socket: every rule of the generic path as a client sees it.
 
 mod apply;
+mod custom;
 mod delete;
 mod fuzz;
 mod list;

@@ -15,11 +15,14 @@ git_dir, prefix = sys.argv[1], sys.argv[2].rstrip("/")
 git = lambda *a: subprocess.check_output(["git", "--git-dir=" + git_dir, *a], text=True)
 files = [f for f in git("ls-tree", "-r", "--name-only", "HEAD", prefix).split()
          if re.search(r"/k8s\.io/api/[a-z]+/v[12]/types\.go$", f) and "/admission/" not in f and "apidiscovery" not in f
-         or f.endswith("apimachinery/pkg/apis/meta/v1/types.go")]
+         or f.endswith("apimachinery/pkg/apis/meta/v1/types.go")
+         or re.search(r"apiextensions-apiserver/pkg/apis/apiextensions/v1/types(_jsonschema)?\.go$", f)]
 IMPORTS = {"metav1": "meta.v1", "v1": "core.v1", "corev1": "core.v1"}
 SPECIAL = {"metav1.Time": "!time", "Time": "!time", "metav1.MicroTime": "!microtime", "MicroTime": "!microtime",
            "resource.Quantity": "!quantity", "intstr.IntOrString": "!intorstring", "runtime.RawExtension": "!raw",
-           "FieldsV1": "!raw", "metav1.FieldsV1": "!raw", "metav1.Duration": "!duration", "types.UID": "s"}
+           "FieldsV1": "!raw", "metav1.FieldsV1": "!raw", "JSON": "!raw", "JSONSchemaPropsOrArray": "!schemaorarray",
+           "JSONSchemaPropsOrBool": "!schemaorbool", "JSONSchemaPropsOrStringArray": "!schemaorstrings",
+           "metav1.Duration": "!duration", "types.UID": "s"}
 structs, aliases, package_imports = {}, {}, {}
 for f in files:
     package = "meta.v1" if "apimachinery" in f else ".".join(f.split("/")[-3:-1])
@@ -29,7 +32,7 @@ for f in files:
     current = None
     for line in text.splitlines():
         line = line.strip()
-        if m := re.match(r"type (\w+) struct \{", line):
+        if m := re.match(r"type (\w+) struct ?\{", line):
             current = structs.setdefault(f"{package}.{m[1]}", [])
         elif m := re.match(r"type (\w+) ([\w.\[\]*]+)$", line):
             aliases[f"{package}.{m[1]}"] = (package, m[2])
@@ -39,7 +42,7 @@ for f in files:
             m = re.match(r"(?:(\w+)\s+)?([\w.\[\]*]+)\s+`(.*)`", line)
             wire = m and re.search(r'protobuf:"(\w+),(\d+),[^"]*name=(\w+)', m[3])
             if wire:
-                name = re.search(r'json:"([^"]*)"', m[3])[1]
+                name = (re.search(r'json:"([^"]*)"', m[3]) or ["", wire[3]])[1]
                 current.append((package, int(wire[2]), name, wire[1], m[2]))
 
 
@@ -74,7 +77,7 @@ def sort(package, wire, go):
 
 
 for name in sorted(structs):
-    if not structs[name]:
+    if name.startswith("apiextensions.") and name.split(".")[-1] in SPECIAL or not structs[name] and not name.endswith("SubresourceStatus"):
         continue
     print(name)
     for package, tag, json, wire, go in sorted(structs[name], key=lambda f: f[1]):

@@ -1,6 +1,7 @@
 //! Garbage collection: an object goes when none of its owners lives (API reference: metadata.ownerReferences).
 //!
-//! Follows the metadata of every collection that discovery names. What the graph says is only a hint: before anything
+//! Follows the metadata of every collection that discovery names, and asks discovery again when a custom resource
+//! definition changes. What the graph says is only a hint: before anything
 //! is deleted or changed the object is read afresh from the API server, and the write carries what was read.
 
 pub mod graph;
@@ -19,12 +20,13 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
+use tokio::sync::Notify;
 
 /// A collection as discovery names it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Collection {
     /// `/api/v1` or `/apis/apps/v1`
     root: String,
@@ -47,13 +49,19 @@ impl Collection {
 
 pub struct Garbage {
     ctx: Arc<Ctx>,
-    /// By (apiVersion, kind).
-    collections: HashMap<(String, String), Collection>,
+    collections: Arc<RwLock<Collections>>,
     graph: Arc<Mutex<Graph>>,
+    /// A definition of a custom resource changed.
+    definitions: Arc<Notify>,
 }
+
+/// By (apiVersion, kind).
+type Collections = HashMap<(String, String), Collection>;
 
 /// How long to wait before asking discovery again, when it did not answer.
 const DISCOVERY_RETRY: Duration = Duration::from_millis(200);
+/// The kind whose objects define kinds.
+const DEFINITION: &str = "CustomResourceDefinition";
 
 /// Runs the collector once discovery has said what there is to follow.
 pub async fn run(ctx: Arc<Ctx>) {
@@ -83,31 +91,18 @@ struct Live {
 impl Garbage {
     /// Asks discovery which collections there are.
     pub async fn new(ctx: Arc<Ctx>) -> Result<Self> {
-        let mut roots = vec![("v1".to_owned(), "/api/v1".to_owned())];
-        let groups: APIGroupList = get(&ctx.client, "/apis").await?;
-        for version in groups.groups.into_iter().flat_map(|g| g.versions) {
-            roots.push((version.group_version.clone(), format!("/apis/{}", version.group_version)));
-        }
-        let mut collections = HashMap::new();
-        for (api_version, root) in roots {
-            let list: APIResourceList = get(&ctx.client, &root).await?;
-            for resource in list.resources {
-                let can = |verb: &str| resource.verbs.iter().any(|v| v == verb);
-                // Events own nothing and are owned by nothing, and there are many of them.
-                if resource.name.contains('/') || resource.kind == "Event" || !can("watch") || !can("delete")
-                {
-                    continue;
-                }
-                let collection =
-                    Collection { root: root.clone(), plural: resource.name, namespaced: resource.namespaced };
-                collections.insert((api_version.clone(), resource.kind), collection);
-            }
-        }
-        Ok(Self { ctx, collections, graph: Arc::default() })
+        let collections = discover(&ctx.client).await?;
+        Ok(Self {
+            ctx,
+            collections: Arc::new(RwLock::new(collections)),
+            graph: Arc::default(),
+            definitions: Arc::default(),
+        })
     }
 
-    fn collection(&self, api_version: &str, kind: &str) -> Option<&Collection> {
-        self.collections.get(&(api_version.to_owned(), kind.to_owned()))
+    fn collection(&self, api_version: &str, kind: &str) -> Option<Collection> {
+        let collections = self.collections.read().unwrap_or_else(PoisonError::into_inner);
+        collections.get(&(api_version.to_owned(), kind.to_owned())).cloned()
     }
 
     async fn live(&self, node: &Node) -> Result<Option<Live>> {
@@ -189,22 +184,20 @@ impl Controller for Garbage {
     const WORKERS: usize = 4;
 
     fn watch(&self, queue: &Queue<String>) {
-        for ((api_version, kind), collection) in &self.collections {
-            let store: Store<PartialObject> = self.ctx.informers.metadata(&collection.path());
-            let (graph, queue) = (Arc::clone(&self.graph), queue.clone());
-            let (api_version, kind) = (api_version.clone(), kind.clone());
-            store.on_change(move |change| {
-                let again = match change {
-                    Change::Applied { new, .. } => {
-                        lock(&graph).apply(node(&api_version, &kind, &new.metadata))
-                    }
-                    Change::Deleted(last) => {
-                        lock(&graph).remove(last.metadata.uid.as_deref().unwrap_or_default())
-                    }
-                };
-                again.into_iter().for_each(|uid| queue.add(uid));
-            });
+        let follower = Follower {
+            ctx: Arc::clone(&self.ctx),
+            collections: Arc::clone(&self.collections),
+            graph: Arc::clone(&self.graph),
+            definitions: Arc::clone(&self.definitions),
+            queue: queue.clone(),
+        };
+        for ((api_version, kind), collection) in
+            &*self.collections.read().unwrap_or_else(PoisonError::into_inner)
+        {
+            follower.follow(api_version, kind, collection);
         }
+        let token = self.ctx.token.clone();
+        self.ctx.tracker.spawn(token.run_until_cancelled_owned(follower.run()));
     }
 
     async fn reconcile(&self, uid: &String) -> Result<Next> {
@@ -254,6 +247,87 @@ impl Controller for Garbage {
             }
         }
         Ok(Next::Wait)
+    }
+}
+
+/// Every collection that can be followed and deleted from.
+async fn discover(client: &kube::Client) -> Result<Collections> {
+    let mut roots = vec![("v1".to_owned(), "/api/v1".to_owned())];
+    let groups: APIGroupList = get(client, "/apis").await?;
+    for version in groups.groups.into_iter().flat_map(|g| g.versions) {
+        roots.push((version.group_version.clone(), format!("/apis/{}", version.group_version)));
+    }
+    let mut collections = HashMap::new();
+    for (api_version, root) in roots {
+        let list: APIResourceList = get(client, &root).await?;
+        for resource in list.resources {
+            let can = |verb: &str| resource.verbs.iter().any(|v| v == verb);
+            // Events own nothing and are owned by nothing, and there are many of them.
+            if resource.name.contains('/') || resource.kind == "Event" || !can("watch") || !can("delete") {
+                continue;
+            }
+            let collection =
+                Collection { root: root.clone(), plural: resource.name, namespaced: resource.namespaced };
+            collections.insert((api_version.clone(), resource.kind), collection);
+        }
+    }
+    Ok(collections)
+}
+
+/// Keeps what is followed in step with what is served.
+struct Follower {
+    ctx: Arc<Ctx>,
+    collections: Arc<RwLock<Collections>>,
+    graph: Arc<Mutex<Graph>>,
+    definitions: Arc<Notify>,
+    queue: Queue<String>,
+}
+
+impl Follower {
+    fn follow(&self, api_version: &str, kind: &str, collection: &Collection) {
+        let store: Store<PartialObject> = self.ctx.informers.metadata(&collection.path());
+        let (graph, queue) = (Arc::clone(&self.graph), self.queue.clone());
+        let definitions = (kind == DEFINITION).then(|| Arc::clone(&self.definitions));
+        let (api_version, kind) = (api_version.to_owned(), kind.to_owned());
+        store.on_change(move |change| {
+            let again = match change {
+                Change::Applied { new, .. } => lock(&graph).apply(node(&api_version, &kind, &new.metadata)),
+                Change::Deleted(last) => {
+                    lock(&graph).remove(last.metadata.uid.as_deref().unwrap_or_default())
+                }
+            };
+            again.into_iter().for_each(|uid| queue.add(uid));
+            if let Some(definitions) = &definitions {
+                definitions.notify_one();
+            }
+        });
+    }
+
+    /// Never returns; drop it to stop.
+    async fn run(self) {
+        loop {
+            self.definitions.notified().await;
+            let found = loop {
+                match discover(&self.ctx.client).await {
+                    Ok(found) => break found,
+                    Err(error) => {
+                        tracing::debug!(error = error.chain(), "discovery did not answer, asking again");
+                    }
+                }
+                tokio::time::sleep(DISCOVERY_RETRY).await;
+            };
+            let known = {
+                let mut known = self.collections.write().unwrap_or_else(PoisonError::into_inner);
+                std::mem::replace(&mut *known, found.clone())
+            };
+            for (name, gone) in known.iter().filter(|(name, c)| found.get(*name) != Some(*c)) {
+                tracing::debug!(kind = name.1, "no longer served: no longer followed");
+                self.ctx.informers.forget_metadata(&gone.path());
+            }
+            for ((api_version, kind), new) in found.iter().filter(|(name, c)| known.get(*name) != Some(*c)) {
+                self.follow(api_version, kind, new);
+            }
+        }
     }
 }
 

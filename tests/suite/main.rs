@@ -5,6 +5,7 @@
 mod bad_input;
 mod clients;
 mod control_plane;
+mod custom_resources;
 mod deployments;
 mod dns;
 mod kubectl;

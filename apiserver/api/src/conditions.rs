@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::{apps, batch, core};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// What the many condition types of the API have in common.
@@ -35,6 +36,7 @@ optional_fields!(
     apps::v1::ReplicaSetCondition,
     apps::v1::DaemonSetCondition,
     batch::v1::JobCondition,
+    apiextensions::v1::CustomResourceDefinitionCondition,
 );
 
 impl AnyCondition for Condition {

@@ -83,6 +83,7 @@ struct Running {
     /// A `Store<K>` of the key's type.
     store: Box<dyn Any + Send + Sync>,
     synced: watch::Receiver<bool>,
+    stop: CancellationToken,
 }
 
 impl Informers {
@@ -109,17 +110,29 @@ impl Informers {
         if let Some(store) = stores.get(&key).and_then(|r| r.store.downcast_ref::<Store<K>>()) {
             return store.clone();
         }
-        let store = Store { inner: Arc::new(store::Inner::<K>::new(self.shared.token.clone())) };
-        let running = Running { store: Box::new(store.clone()), synced: store.inner.subscribe_synced() };
+        let stop = self.shared.token.child_token();
+        let store = Store { inner: Arc::new(store::Inner::<K>::new(stop.clone())) };
+        let running = Running {
+            store: Box::new(store.clone()),
+            synced: store.inner.subscribe_synced(),
+            stop: stop.clone(),
+        };
         stores.insert(key, running);
         drop(stores);
-        let (inner, client, token) =
-            (store.inner.clone(), self.shared.client.clone(), self.shared.token.clone());
+        let (inner, client) = (store.inner.clone(), self.shared.client.clone());
         self.shared.tracker.spawn(async move {
             let follower = follow::Follower { client, path, sink: &*inner };
-            token.run_until_cancelled(follower.run()).await;
+            stop.run_until_cancelled(follower.run()).await;
         });
         store
+    }
+
+    /// Ends the watch that [`Self::metadata`] began, for a collection that is no longer served.
+    pub fn forget_metadata(&self, path: &str) {
+        let key = (TypeId::of::<PartialObject>(), path.to_owned());
+        if let Some(running) = lock(&self.shared.stores).remove(&key) {
+            running.stop.cancel();
+        }
     }
 
     /// Waits until every store asked for so far has its first full list, or the informers were told to end.

@@ -14,7 +14,7 @@ use http::StatusCode;
 use k8s_openapi::api::core::v1::{Binding, Pod, PodCondition};
 use serde_json::json;
 
-pub async fn create(app: &App, pods: &'static dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
+pub async fn create(app: &App, pods: &dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
     let accepted = incoming.accepted()?;
     let options = WriteOptions::parse(&incoming.query, "CreateOptions")?;
     let bytes = incoming.body(app.limits.body_bytes).await?;

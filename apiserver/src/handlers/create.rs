@@ -2,16 +2,21 @@
 
 use super::{call, decode, method_not_allowed, respond};
 use crate::{
-    error::Result,
+    custom::CustomKind,
+    error::{ApiError, Result},
     kinds::AnyKind,
     request::{Incoming, body, options::WriteOptions},
     state::App,
 };
 use axum::response::Response;
 
-pub async fn create(app: &App, kind: &'static dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
+pub async fn create(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
     if kind.resource().namespaced && incoming.info.namespace.is_empty() {
         return Err(method_not_allowed());
+    }
+    if kind.custom().is_some_and(CustomKind::is_terminating) {
+        let text = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError::MethodNotAllowed(text.to_owned()));
     }
     let accepted = incoming.accepted()?;
     let options = WriteOptions::parse(&incoming.query, "CreateOptions")?;

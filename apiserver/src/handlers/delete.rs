@@ -26,7 +26,7 @@ async fn options(app: &App, incoming: &mut Incoming) -> Result<DeleteOptions> {
     DeleteOptions::parse(&incoming.query, value)
 }
 
-pub async fn delete(app: &App, kind: &'static dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
+pub async fn delete(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
     let accepted = incoming.accepted()?;
     let options = options(app, &mut incoming).await?;
     let call = call(kind, None, &incoming, options.dry_run);
@@ -65,7 +65,7 @@ fn gone(kind: &dyn AnyKind, name: &str, last: &Bytes) -> Bytes {
     status.to_string().into()
 }
 
-pub async fn collection(app: &App, kind: &'static dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
+pub async fn collection(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
     if kind.resource().namespaced && incoming.info.namespace.is_empty() {
         return Err(super::method_not_allowed());
     }

@@ -1,12 +1,11 @@
 //! Which groups, versions and resources there are: `/api`, `/apis` and below, plain and aggregated, and `/version`.
 //!
 //! All of it follows from the table of kinds and a short list of resources that are asked and not stored; the documents
-//! are written once, at start.
+//! are written once for each state of the table (`crate::custom::Catalog`).
 
 use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, Subresource},
-    registry::Registry,
     request::Incoming,
     state::App,
 };
@@ -142,8 +141,8 @@ pub(crate) struct Documents {
 }
 
 impl Documents {
-    pub(crate) fn of(registry: &Registry) -> Self {
-        let table = Table::of(registry.kinds());
+    pub(crate) fn of<'k>(kinds: impl Iterator<Item = &'k dyn AnyKind>) -> Self {
+        let table = Table::of(kinds);
         let mut plain = HashMap::new();
         let mut put = |path: String, value: Value| plain.insert(path, Bytes::from(value.to_string()));
         put(
@@ -197,22 +196,22 @@ impl Documents {
 }
 
 /// The groups in the order of the table of kinds, each with its versions.
-struct Table {
-    groups: Vec<(&'static str, Vec<Version>)>,
+struct Table<'k> {
+    groups: Vec<(&'static str, Vec<Version<'k>>)>,
 }
 
-struct Version {
+struct Version<'k> {
     version: &'static str,
-    kinds: Vec<&'static dyn AnyKind>,
+    kinds: Vec<&'k dyn AnyKind>,
     asked: Vec<&'static Virtual>,
 }
 
-impl Table {
-    fn of(kinds: &[&'static dyn AnyKind]) -> Self {
+impl<'k> Table<'k> {
+    fn of(kinds: impl Iterator<Item = &'k dyn AnyKind>) -> Self {
         let mut table = Self { groups: Vec::new() };
         for kind in kinds {
             let r = kind.resource();
-            table.version(r.group, r.version).kinds.push(*kind);
+            table.version(r.group, r.version).kinds.push(kind);
         }
         for asked in &VIRTUAL {
             table.version(asked.group, asked.version).asked.push(asked);
@@ -220,7 +219,7 @@ impl Table {
         table
     }
 
-    fn version(&mut self, group: &'static str, version: &'static str) -> &mut Version {
+    fn version(&mut self, group: &'static str, version: &'static str) -> &mut Version<'k> {
         let at = self.groups.iter().position(|(g, _)| *g == group).unwrap_or_else(|| {
             self.groups.push((group, Vec::new()));
             self.groups.len() - 1
@@ -246,7 +245,7 @@ fn put(map: &mut Map<String, Value>, name: &str, value: Value) {
     }
 }
 
-fn describe(group: &str, versions: &[Version]) -> Value {
+fn describe(group: &str, versions: &[Version<'_>]) -> Value {
     let versions: Vec<Value> = versions
         .iter()
         .map(|v| json!({"groupVersion": group_version(group, v.version), "version": v.version}))
@@ -254,7 +253,7 @@ fn describe(group: &str, versions: &[Version]) -> Value {
     json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
 }
 
-fn aggregate(group: &str, versions: &[Version]) -> Value {
+fn aggregate(group: &str, versions: &[Version<'_>]) -> Value {
     let versions: Vec<Value> = versions
         .iter()
         .map(|v| json!({"version": v.version, "freshness": "Current", "resources": v.aggregated()}))
@@ -265,7 +264,7 @@ fn aggregate(group: &str, versions: &[Version]) -> Value {
     json!({"metadata": metadata, "versions": versions})
 }
 
-impl Version {
+impl Version<'_> {
     fn path(&self, group: &str) -> String {
         if group.is_empty() {
             format!("/api/{}", self.version)
@@ -362,15 +361,17 @@ impl Version {
 pub fn discovery(app: &App, path: &str, incoming: &Incoming) -> Result<Response> {
     let accept: Vec<&str> =
         incoming.request.headers().get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
+    let catalog = app.registry.catalog();
+    let documents = catalog.discovery();
     for range in accept.iter().flat_map(|v| v.split(',')) {
         let Some(media) = aggregated_media(range) else { continue };
         if let Some(((_, media), bytes)) =
-            app.discovery.aggregated.iter().find(|((p, m), _)| *p == path && *m == media)
+            documents.aggregated.iter().find(|((p, m), _)| *p == path && *m == media)
         {
             return Ok(answer(media, bytes.clone()));
         }
     }
-    let bytes = app.discovery.plain.get(path).ok_or(ApiError::NoSuchPath)?;
+    let bytes = documents.plain.get(path).ok_or(ApiError::NoSuchPath)?;
     Ok(answer("application/json", bytes.clone()))
 }
 

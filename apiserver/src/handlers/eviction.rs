@@ -12,7 +12,7 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::json;
 
-pub async fn create(app: &App, pods: &'static dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
+pub async fn create(app: &App, pods: &dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
     let accepted = incoming.accepted()?;
     let options = WriteOptions::parse(&incoming.query, "CreateOptions")?;
     let bytes = incoming.body(app.limits.body_bytes).await?;

@@ -12,7 +12,7 @@ use crate::{
 use axum::response::Response;
 use k8s_openapi::api::core::v1::Namespace;
 
-pub async fn update(app: &App, kind: &'static dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
+pub async fn update(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
     let accepted = incoming.accepted()?;
     let options = WriteOptions::parse(&incoming.query, "UpdateOptions")?;
     let bytes = incoming.body(app.limits.body_bytes).await?;

@@ -12,7 +12,7 @@ use crate::{
 };
 use axum::response::Response;
 
-pub async fn get(app: &App, kind: &'static dyn AnyKind, incoming: Incoming) -> Result<Response> {
+pub async fn get(app: &App, kind: &dyn AnyKind, incoming: Incoming) -> Result<Response> {
     let accepted = incoming.accepted()?;
     let options = ListOptions::parse(&incoming.query, false)?;
     if let ResourceVersion::At(wanted) = options.resource_version {

@@ -10,7 +10,7 @@ use crate::{
 };
 use axum::response::Response;
 
-pub async fn list(app: &App, kind: &'static dyn AnyKind, incoming: Incoming) -> Result<Response> {
+pub async fn list(app: &App, kind: &dyn AnyKind, incoming: Incoming) -> Result<Response> {
     let accepted = incoming.accepted()?;
     let options = ListOptions::parse(&incoming.query, false)?;
     let selection = Selection::parse(kind, &options)?;

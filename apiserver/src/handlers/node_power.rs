@@ -28,12 +28,7 @@ pub fn power_of(subresource: Subresource) -> Option<Power> {
 }
 
 /// POST; the body says nothing.
-pub async fn create(
-    app: &App,
-    nodes: &'static dyn AnyKind,
-    power: Power,
-    incoming: Incoming,
-) -> Result<Response> {
+pub async fn create(app: &App, nodes: &dyn AnyKind, power: Power, incoming: Incoming) -> Result<Response> {
     let accepted = incoming.accepted()?;
     let options = WriteOptions::parse(&incoming.query, "CreateOptions")?;
     let name = incoming.info.name.as_str();

@@ -18,12 +18,12 @@ use serde_json::Value;
 
 pub async fn patch(
     app: &App,
-    kind: &'static dyn AnyKind,
+    kind: &dyn AnyKind,
     subresource: Option<Subresource>,
     mut incoming: Incoming,
 ) -> Result<Response> {
     let accepted = incoming.accepted()?;
-    let patch_type = PatchType::from_content_type(incoming.content_type())?;
+    let patch_type = PatchType::for_kind(kind, incoming.content_type())?;
     let options = WriteOptions::parse(&incoming.query, "PatchOptions")?;
     check_options(patch_type, &options)?;
     let bytes = incoming.body(app.limits.body_bytes).await?;
@@ -51,7 +51,7 @@ pub async fn patch(
 /// Server-side apply: makes the object if there is none.
 async fn apply(
     app: &App,
-    kind: &'static dyn AnyKind,
+    kind: &dyn AnyKind,
     subresource: Option<Subresource>,
     incoming: Incoming,
     options: &WriteOptions,

@@ -22,7 +22,7 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-pub async fn scale(app: &App, kind: &'static dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
+pub async fn scale(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
     let accepted = Accepted { form: Form::Object, ..incoming.accepted()? };
     let verb = incoming.info.verb;
     if verb == "get" {

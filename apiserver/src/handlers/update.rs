@@ -12,7 +12,7 @@ use axum::response::Response;
 
 pub async fn update(
     app: &App,
-    kind: &'static dyn AnyKind,
+    kind: &dyn AnyKind,
     subresource: Option<Subresource>,
     mut incoming: Incoming,
 ) -> Result<Response> {

@@ -3,7 +3,7 @@
 use super::call;
 use crate::{
     error::{ApiError, Result},
-    kinds::AnyKind,
+    kinds::KindRef,
     protobuf,
     registry::{Selection, watch},
     request::{Incoming, options::ListOptions},
@@ -15,21 +15,21 @@ use http::{HeaderValue, header};
 /// [`protobuf::MEDIA`] of a watch.
 const STREAM_MEDIA: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
-pub async fn watch(app: &App, kind: &'static dyn AnyKind, incoming: Incoming) -> Result<Response> {
+pub async fn watch(app: &App, kind: &KindRef, incoming: Incoming) -> Result<Response> {
     if !matches!(*incoming.request.method(), http::Method::GET) {
         return Err(super::method_not_allowed());
     }
     let accepted = incoming.accepted()?;
     let options = ListOptions::parse(&incoming.query, true)?;
-    let selection = Selection::parse(kind, &options)?.named(&incoming.info.name);
+    let selection = Selection::parse(&**kind, &options)?.named(&incoming.info.name);
     if app.stop.is_cancelled() {
         return Err(ApiError::Unavailable("the server is shutting down".to_owned()));
     }
     let r = kind.resource();
     let protobuf = accepted.protobuf && protobuf::knows(&r.api_version(), r.kind);
     let request = watch::Request {
-        kind,
-        namespace: call(kind, None, &incoming, false).namespace.to_owned(),
+        kind: kind.clone(),
+        namespace: call(&**kind, None, &incoming, false).namespace.to_owned(),
         selection,
         options,
         form: accepted.form,

@@ -30,13 +30,7 @@ impl Kind for Events {
         Column::new("Message", "string", 0, "What happened, for people"),
         Column::new("First Seen", "string", 1, "When the event was first seen"),
         Column::new("Count", "string", 1, "How often the event has been seen"),
-        Column {
-            name: "Name",
-            kind: "string",
-            format: "name",
-            priority: 1,
-            description: "Name of the event",
-        },
+        Column::formatted("Name", "string", "name", 1, "Name of the event"),
     ];
     const CREATE_ON_UPDATE: bool = true;
     const SELECTABLE: &'static [&'static str] = &[

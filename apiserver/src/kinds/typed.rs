@@ -91,23 +91,23 @@ impl<K: Kind> AnyKind for Typed<K> {
     fn resource(&self) -> &Resource {
         &self.resource
     }
-    fn short_names(&self) -> &'static [&'static str] {
+    fn short_names(&self) -> &[&'static str] {
         K::SHORT_NAMES
     }
-    fn categories(&self) -> &'static [&'static str] {
+    fn categories(&self) -> &[&'static str] {
         K::CATEGORIES
     }
-    fn subresources(&self) -> &'static [Subresource] {
+    fn subresources(&self) -> &[Subresource] {
         K::SUBRESOURCES
     }
     fn define(&self, generator: &mut schemars::SchemaGenerator) -> String {
         generator.subschema_for::<K::Object>();
         <K::Object as schemars::JsonSchema>::schema_name().into_owned()
     }
-    fn columns(&self) -> &'static [Column] {
+    fn columns(&self) -> &[Column] {
         K::COLUMNS
     }
-    fn selectable(&self) -> &'static [&'static str] {
+    fn selectable(&self) -> &[&'static str] {
         K::SELECTABLE
     }
     fn decode(&self, value: Value) -> Result<Decoded, String> {

@@ -23,13 +23,7 @@ impl Kind for VolumeAttachments {
     const SUBRESOURCES: &'static [Subresource] = &[Subresource::Status];
     const COLUMNS: &'static [Column] = &[
         Column::name(),
-        Column {
-            name: "Attacher",
-            kind: "string",
-            format: "name",
-            priority: 0,
-            description: "Who attaches.",
-        },
+        Column::formatted("Attacher", "string", "name", 0, "Who attaches."),
         Column::new("PV", "string", 0, "The volume."),
         Column::new("Node", "string", 0, "Where it is attached."),
         Column::new("Attached", "boolean", 0, "Whether it is."),

@@ -9,13 +9,13 @@ use crate::{
 use serde_json::{Map, Value, json};
 
 /// The version of a group, with its kinds.
-pub(super) struct GroupVersion {
+pub(super) struct GroupVersion<'k> {
     pub(super) group: &'static str,
     pub(super) version: &'static str,
-    pub(super) kinds: Vec<&'static dyn AnyKind>,
+    pub(super) kinds: Vec<&'k dyn AnyKind>,
 }
 
-impl GroupVersion {
+impl GroupVersion<'_> {
     /// `api/v1`, `apis/apps/v1`: the path of its discovery and the name of its document.
     pub(super) fn path(&self) -> String {
         if self.group.is_empty() {
@@ -48,7 +48,7 @@ fn capital(word: &str) -> String {
 }
 
 /// All paths of `gv`, adding the schemas they speak of to `schemas`.
-pub(super) fn of(gv: &GroupVersion, schemas: &mut Schemas) -> Map<String, Value> {
+pub(super) fn of(gv: &GroupVersion<'_>, schemas: &mut Schemas) -> Map<String, Value> {
     let mut paths = Map::new();
     let root = json!({"get": {
         "tags": [gv.tag()],
@@ -65,13 +65,18 @@ pub(super) fn of(gv: &GroupVersion, schemas: &mut Schemas) -> Map<String, Value>
 
 /// What the operations of one kind have in common.
 struct Site<'a> {
-    gv: &'a GroupVersion,
+    gv: &'a GroupVersion<'a>,
     kind: &'a dyn AnyKind,
     /// `NamespacedPod` or `Node`.
     noun: String,
 }
 
-fn add_kind(gv: &GroupVersion, kind: &dyn AnyKind, schemas: &mut Schemas, paths: &mut Map<String, Value>) {
+fn add_kind(
+    gv: &GroupVersion<'_>,
+    kind: &dyn AnyKind,
+    schemas: &mut Schemas,
+    paths: &mut Map<String, Value>,
+) {
     let resource = kind.resource();
     let object = reference(&schemas.add(kind));
     let list = json!({"$ref": format!("{}List", object["$ref"].as_str().unwrap_or_default())});
@@ -185,7 +190,8 @@ impl Site<'_> {
         let patch = reference(&format!("{META}Patch"));
         let mut patch_op =
             self.op("patch", "patch", &noun, schema, &[200, 201], Some(&patch), &patch_params());
-        let formats = PatchType::ALL.map(|t| (t.content_type().to_owned(), json!({"schema": patch})));
+        let formats = PatchType::of(self.kind);
+        let formats = formats.map(|t| (t.content_type().to_owned(), json!({"schema": patch})));
         patch_op["requestBody"]["content"] = Value::Object(Map::from_iter(formats));
         let put = self.op("put", "replace", &noun, schema, &[200, 201], Some(schema), &write_params());
         Map::from_iter([

@@ -51,6 +51,11 @@ impl Schemas {
     /// Adds a kind with its list; its definition's name.
     pub(super) fn add(&mut self, kind: &dyn AnyKind) -> String {
         let name = kind.define(&mut self.generator);
+        if let Some(custom) = kind.custom() {
+            self.define::<meta::ObjectMeta>();
+            let (name, schema) = custom.definition(false);
+            self.extra.insert(name, schema);
+        }
         let r = kind.resource();
         let list_kind = kind.list_kind();
         let list = format!("{}List", name);
@@ -81,9 +86,9 @@ impl Schemas {
 
     fn generator_text(&self, definition: &str, property: &str) -> Value {
         let definitions = self.generator.definitions();
-        let text = definitions
-            .get(definition)
-            .and_then(|d| d.pointer(&format!("/properties/{property}/description")));
+        // A custom kind's own schema need not say what every kind says.
+        let known = definitions.get(definition).or_else(|| definitions.get(&format!("{META}Status")));
+        let text = known.and_then(|d| d.pointer(&format!("/properties/{property}/description")));
         text.cloned().unwrap_or_else(|| Value::String(String::new()))
     }
 

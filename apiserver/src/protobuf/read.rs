@@ -1,7 +1,7 @@
 //! Bytes to a JSON tree. Fields the table does not know are skipped, as protobuf readers do.
 
 use super::{
-    MAGIC, MAX_DEPTH, message_of,
+    MAGIC, MAX_DEPTH, SCHEMA, message_of,
     table::{self, Message, Shape},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -104,6 +104,28 @@ fn read_message(message: &Message, bytes: &[u8], into: &mut Map<String, Value>, 
     Ok(())
 }
 
+/// Where a JSON schema holds one of two things: a schema, or a list of schemas, a flag, a list of names.
+fn alternatives(sort: &str, bytes: &[u8], depth: usize) -> Result<Value> {
+    let schema_tag = if sort == "!schemaorbool" { 2 } else { 1 };
+    let (mut schema, mut list, mut allows) = (None, Vec::new(), false);
+    for field in Fields(bytes) {
+        match field? {
+            (tag, Wire::Bytes(bytes)) if tag == schema_tag => {
+                schema = Some(value(SCHEMA, Wire::Bytes(bytes), depth)?);
+            }
+            (2, Wire::Bytes(text)) if sort == "!schemaorstrings" => list.push(string(text)?.into()),
+            (2, wire @ Wire::Bytes(_)) => list.push(value(SCHEMA, wire, depth)?),
+            (1, Wire::Varint(n)) => allows = n != 0,
+            _ => {}
+        }
+    }
+    Ok(match (schema, sort) {
+        (Some(schema), _) => schema,
+        (None, "!schemaorbool") => allows.into(),
+        (None, _) => Value::Array(list),
+    })
+}
+
 /// One value; `Null` stands for "not set".
 fn value(sort: &str, wire: Wire<'_>, depth: usize) -> Result<Value> {
     Ok(match (sort, wire) {
@@ -133,6 +155,9 @@ fn value(sort: &str, wire: Wire<'_>, depth: usize) -> Result<Value> {
                 Some(raw) => serde_json::from_slice(raw)
                     .map_err(|_| Error::Malformed("embedded object is not JSON"))?,
             }
+        }
+        ("!schemaorarray" | "!schemaorbool" | "!schemaorstrings", Wire::Bytes(bytes)) => {
+            alternatives(sort, bytes, depth)?
         }
         ("!time" | "!microtime", Wire::Bytes(bytes)) => time(bytes, sort == "!microtime")?,
         ("!list", Wire::Bytes(bytes)) => {

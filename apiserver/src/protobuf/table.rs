@@ -2,7 +2,7 @@
 //!
 //! A line at the margin names a message (`core.v1.PodSpec`); the lines after it, one blank in, are its fields in the order
 //! of their tags: tag, JSON name (`-`: a message whose fields are the parent's in JSON), and what it holds: `s` string,
-//! `y` bytes, `b` bool, `i` integer, `d` double, a message by its name, or a form of its own (`!quantity`, `!time`, …);
+//! `y` bytes, `b` bool, `i` integer, `d` double, a message by its name, or a form of its own (`!quantity`, `!time`, `!schemaorbool`, …);
 //! `[]` before it is a list, `{}` a map with string keys, `?` says that a zero scalar means that the field is not set.
 
 use std::{

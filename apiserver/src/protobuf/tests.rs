@@ -58,6 +58,11 @@ fn random_value(field: &Field, random_of: &mut fastrand::Rng, depth: usize) -> V
         "!time" => "2026-11-22T18:20:00Z".into(),
         "!microtime" => "2026-11-22T18:20:00.123456Z".into(),
         "!list" => json!(["a", "b"]),
+        "!schemaorarray" => json!([{"type": "string"}, {"default": 0}]),
+        "!schemaorbool" => {
+            [json!(true), json!(false), json!({"type": "string"})][random_of.usize(..3)].clone()
+        }
+        "!schemaorstrings" => json!(["a", "b"]),
         name => match table::message(name) {
             Some(message) => Value::Object(random(message, random_of, depth.saturating_sub(1))),
             None => panic!("{name} is not in the table"),

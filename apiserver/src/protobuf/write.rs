@@ -3,7 +3,7 @@
 //! What the tree does not have is left out, required or not: readers of every language take absence for a zero.
 
 use super::{
-    MAGIC, MAX_DEPTH, message_of,
+    MAGIC, MAX_DEPTH, SCHEMA, message_of,
     table::{self, Field, Message, Shape},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -96,6 +96,9 @@ fn value(out: &mut Vec<u8>, tag: u64, field: &Field, value: &Value, depth: usize
             }
         }),
         "!raw" => nested(out, tag, |inner| bytes(inner, 1, value.to_string().as_bytes())),
+        "!schemaorarray" | "!schemaorbool" | "!schemaorstrings" => {
+            nested(out, tag, |inner| alternatives(inner, field.sort, value, depth));
+        }
         "!time" | "!microtime" => nested(out, tag, |inner| {
             if let Ok(stamp) = text().parse::<jiff::Timestamp>() {
                 number(inner, 1, stamp.as_second().cast_unsigned());
@@ -112,6 +115,32 @@ fn value(out: &mut Vec<u8>, tag: u64, field: &Field, value: &Value, depth: usize
                 nested(out, tag, |inner| fields(inner, message, object, depth));
             }
         }
+    }
+}
+
+/// Where a JSON schema holds one of two things; see `read::alternatives`.
+fn alternatives(out: &mut Vec<u8>, sort: &str, value: &Value, depth: usize) {
+    let schema = |out: &mut Vec<u8>, tag: u64, object: &Map<String, Value>| {
+        if let Some(message) = table::message(SCHEMA) {
+            nested(out, tag, |inner| fields(inner, message, object, depth));
+        }
+    };
+    match value {
+        Value::Bool(allows) => number(out, 1, u64::from(*allows)),
+        Value::Object(object) if sort == "!schemaorbool" => {
+            number(out, 1, 1);
+            schema(out, 2, object);
+        }
+        Value::Object(object) => schema(out, 1, object),
+        Value::Array(list) => {
+            for item in list {
+                match item {
+                    Value::Object(object) => schema(out, 2, object),
+                    other => bytes(out, 2, other.as_str().unwrap_or_default().as_bytes()),
+                }
+            }
+        }
+        _ => {}
     }
 }
 

@@ -105,7 +105,7 @@ pub fn apply(
 }
 
 /// Refuses what is not a configuration of this kind.
-fn check(kind: &dyn AnyKind, config: &Value, merge: Merge) -> Result<()> {
+fn check(kind: &dyn AnyKind, config: &Value, merge: Merge<'_>) -> Result<()> {
     let r = kind.resource();
     let bad = |text: String| Err(ApiError::BadRequest(text));
     if !config.is_object() {
@@ -157,9 +157,9 @@ fn confine(kind: &dyn AnyKind, config: &mut Value, subresource: Option<&str>) {
 }
 
 /// `live` with everything `config` sets.
-fn merged(live: Value, config: &Value, merge: Merge) -> Value {
+fn merged(live: Value, config: &Value, merge: Merge<'_>) -> Value {
     match (merge, live, config) {
-        (Merge::Struct(_) | Merge::Map(_), Value::Object(mut live), Value::Object(config)) => {
+        (_, Value::Object(mut live), Value::Object(config)) if merge.splits_objects() => {
             for (key, value) in config.iter().filter(|(_, v)| !v.is_null()) {
                 let value = match live.remove(key) {
                     Some(old) => merged(old, value, merge.member(key)),
@@ -169,7 +169,7 @@ fn merged(live: Value, config: &Value, merge: Merge) -> Value {
             }
             Value::Object(live)
         }
-        (Merge::Set | Merge::Keyed { .. }, Value::Array(live), Value::Array(config)) => {
+        (_, Value::Array(live), Value::Array(config)) if merge.splits_lists() => {
             merged_list(live, config, merge)
         }
         (_, _, config) => config.clone(),
@@ -177,7 +177,7 @@ fn merged(live: Value, config: &Value, merge: Merge) -> Value {
 }
 
 /// The configuration's elements in its order; elements only the live list has stay where they were among those.
-fn merged_list(live: Vec<Value>, config: &[Value], merge: Merge) -> Value {
+fn merged_list(live: Vec<Value>, config: &[Value], merge: Merge<'_>) -> Value {
     let mut steps: HashMap<String, usize> = HashMap::with_capacity(config.len());
     for (i, item) in config.iter().enumerate() {
         if let Ok(step) = merge.step(item) {
@@ -226,7 +226,7 @@ fn merged_list(live: Vec<Value>, config: &[Value], merge: Merge) -> Value {
 
 /// Removes what the manager had applied and nobody holds any more. A struct goes with its last held field; what
 /// was named itself (list elements, map keys) goes unless someone else named it as well.
-fn prune(value: &mut Value, last: &Set, held: &Set, merge: Merge) {
+fn prune(value: &mut Value, last: &Set, held: &Set, merge: Merge<'_>) {
     let fate = |step: &str| {
         let node = last.get(step)?;
         let still = held.get(step).filter(|h| h.member || merge.is_struct());
@@ -299,7 +299,7 @@ fn last_applied(object: &Value) -> Option<&str> {
 }
 
 /// The fields that client-side apply set and that still have the values it gave them.
-fn last_applied_fields(kind: &dyn AnyKind, live: &Value, merge: Merge) -> Set {
+fn last_applied_fields(kind: &dyn AnyKind, live: &Value, merge: Merge<'_>) -> Set {
     let config = last_applied(live).and_then(|text| serde_json::from_str::<Value>(text).ok());
     let Some(config) = config.filter(|c| c["apiVersion"] == kind.resource().api_version()) else {
         return Set::default();

@@ -158,9 +158,11 @@ fn draw_name(object: &mut dyn AnyObject) {
 
 pub(crate) fn validate_metadata(kind: &dyn AnyKind, object: &dyn AnyObject) -> field::Errors {
     let namespaced = kind.resource().namespaced;
+    let own = kind.custom().is_none() && kind.resource().group != "apiextensions.k8s.io";
     object_meta::validate_meta(
         object.meta(),
         namespaced,
+        own,
         |name| kind.check_name(name),
         &field::Path::new("metadata"),
     )

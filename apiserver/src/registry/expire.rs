@@ -36,7 +36,7 @@ pub async fn run(app: App) {
 impl Registry {
     /// Removes the events that last happened more than an hour before `now`; returns how many.
     pub async fn expire_events(&self, now: Timestamp) -> Result<usize> {
-        let Some(kind) = self.kind("", "v1", "events") else { return Ok(0) };
+        let Some(kind) = self.kind_named("events") else { return Ok(0) };
         let list = self.store().list(&prefix(kind, "")?, storage::ListOptions::default()).await;
         let user = User::component("system:apiserver");
         let mut count = 0;

@@ -7,6 +7,7 @@ use crate::kinds::AnyKind;
 use bytes::Bytes;
 use serde::Deserialize;
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
@@ -52,12 +53,15 @@ impl Facts {
         self.labels.get_or_init(read).as_ref()
     }
 
-    /// Read by decoding the object.
-    pub fn fields(&self, kind: &dyn AnyKind) -> Option<&[(&'static str, String)]> {
+    /// Read by decoding the object. Each version of a custom kind has fields of its own: nothing is kept of those.
+    pub fn fields(&self, kind: &dyn AnyKind) -> Option<Cow<'_, [(&'static str, String)]>> {
         let read =
             || kind.decode_stored(&self.bytes).ok().map(|object| kind.selectable_fields(object.as_ref()));
+        if kind.custom().is_some() {
+            return read().map(Cow::Owned);
+        }
         let known = if kind.is_view() { &self.view } else { &self.fields };
-        known.get_or_init(read).as_deref()
+        known.get_or_init(read).as_deref().map(Cow::Borrowed)
     }
 }
 

@@ -91,7 +91,7 @@ impl Registry {
     /// `Expired` when the revision asked for is no longer there, with a fresh token if a page was asked for.
     pub async fn list(
         &self,
-        kind: &'static dyn AnyKind,
+        kind: &dyn AnyKind,
         namespace: &str,
         selection: &Selection,
         options: &PageOptions,
@@ -153,7 +153,7 @@ impl Registry {
     /// A list that can hold one object only: a read, not a scan (`kubectl wait`, informers of one object).
     async fn list_one(
         &self,
-        kind: &'static dyn AnyKind,
+        kind: &dyn AnyKind,
         namespace: &str,
         name: &str,
         selection: &Selection,
@@ -177,7 +177,7 @@ impl Registry {
         Ok(Page { items, revision, next: None, remaining: None })
     }
 
-    async fn scan(&self, kind: &'static dyn AnyKind, selection: &Selection) -> Result<Page> {
+    async fn scan(&self, kind: &dyn AnyKind, selection: &Selection) -> Result<Page> {
         let list = self
             .0
             .store

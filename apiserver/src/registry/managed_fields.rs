@@ -200,7 +200,10 @@ pub fn update(
 }
 
 /// The sort of a kind's objects.
-pub(super) fn whole_object(kind: &dyn AnyKind) -> Merge {
+pub(super) fn whole_object(kind: &dyn AnyKind) -> Merge<'_> {
+    if let Some(custom) = kind.custom() {
+        return Merge::Root(custom.schema());
+    }
     markers::of_kind(kind.resource()).map_or(Merge::Map(None), Merge::of_type)
 }
 

@@ -40,14 +40,31 @@ impl PatchType {
         }
     }
 
+    /// Those that a kind takes: a custom one has no merge keys, so no strategic merge.
+    pub fn of(kind: &dyn AnyKind) -> impl Iterator<Item = Self> + Clone + use<> {
+        let custom = kind.custom().is_some();
+        Self::ALL.into_iter().filter(move |t| !custom || *t != Self::StrategicMerge)
+    }
+
     /// # Errors
     /// 415 for any other content type.
     pub fn from_content_type(content_type: Option<&str>) -> Result<Self> {
+        Self::among(Self::ALL.into_iter(), content_type)
+    }
+
+    /// # Errors
+    /// 415 for any that the kind does not take.
+    pub fn for_kind(kind: &dyn AnyKind, content_type: Option<&str>) -> Result<Self> {
+        Self::among(Self::of(kind), content_type)
+    }
+
+    fn among(mut taken: impl Iterator<Item = Self> + Clone, content_type: Option<&str>) -> Result<Self> {
         let media = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        Self::ALL.into_iter().find(|t| t.content_type().eq_ignore_ascii_case(media)).ok_or_else(|| {
+        let all = taken.clone();
+        taken.find(|t| t.content_type().eq_ignore_ascii_case(media)).ok_or_else(|| {
             ApiError::UnsupportedMediaType(format!(
                 "the body of the request was in an unknown format - accepted media types include: {}",
-                Self::ALL.map(Self::content_type).join(", ")
+                all.map(Self::content_type).collect::<Vec<_>>().join(", ")
             ))
         })
     }

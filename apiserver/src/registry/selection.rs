@@ -10,6 +10,7 @@ use crate::{
     request::options::ListOptions,
 };
 use api::selector::{FieldSelector, Selector};
+use std::borrow::Cow;
 use storage::Key;
 
 #[derive(Debug, Clone, Default)]
@@ -69,7 +70,7 @@ impl Selection {
                 let Some(fields) = facts.fields(kind) else { return false };
                 fields
             } else {
-                &[]
+                Cow::Borrowed(&[][..])
             };
             let matches = self.fields.matches(|field| match field {
                 "metadata.name" => Some(name),

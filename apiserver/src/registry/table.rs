@@ -106,19 +106,19 @@ pub fn partial_list<'a>(objects: impl IntoIterator<Item = &'a Bytes>, list_meta:
 
 fn columns(out: &mut Vec<u8>, kind: &dyn AnyKind) {
     #[derive(Serialize)]
-    struct Definition {
-        name: &'static str,
+    struct Definition<'a> {
+        name: &'a str,
         #[serde(rename = "type")]
-        kind: &'static str,
-        format: &'static str,
-        description: &'static str,
+        kind: &'a str,
+        format: &'a str,
+        description: &'a str,
         priority: i32,
     }
     let definitions = kind.columns().iter().map(|c| Definition {
-        name: c.name,
-        kind: c.kind,
-        format: c.format,
-        description: c.description,
+        name: &c.name,
+        kind: &c.kind,
+        format: &c.format,
+        description: &c.description,
         priority: c.priority,
     });
     json(out, &definitions.collect::<Vec<_>>());

@@ -8,8 +8,9 @@ mod frames;
 
 use super::{PageOptions, Registry, Selection, facts::FactsCache, prefix, selection::names, storage_error};
 use crate::{
+    custom::CustomKind,
     error::{ApiError, Result},
-    kinds::AnyKind,
+    kinds::{AnyKind, KindRef},
     request::{
         negotiate::Form,
         options::{ListOptions, ResourceVersion},
@@ -29,7 +30,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 const CHUNK: usize = 64 * 1024;
 /// What a watch is about and how it is to be answered.
 pub struct Request {
-    pub kind: &'static dyn AnyKind,
+    pub kind: KindRef,
     pub namespace: String,
     pub selection: Selection,
     pub options: ListOptions,
@@ -48,7 +49,7 @@ impl Registry {
     /// What keeps the watch from starting at all. A revision that is too old is told inside the stream, as an ERROR
     /// event with a `Status` of code 410, as Kubernetes does.
     pub async fn watch(&self, request: Request) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
-        let prefix = prefix(request.kind, &request.namespace)?;
+        let prefix = prefix(&*request.kind, &request.namespace)?;
         let options = &request.options;
         let list_first = match (options.send_initial_events, options.resource_version) {
             (Some(wanted), _) => wanted,
@@ -61,7 +62,7 @@ impl Registry {
                 _ => None,
             };
             let page = PageOptions { not_before, ..PageOptions::default() };
-            let page = self.list(request.kind, &request.namespace, &request.selection, &page).await?;
+            let page = self.list(&*request.kind, &request.namespace, &request.selection, &page).await?;
             (page.items, page.revision)
         } else {
             let after = match options.resource_version {
@@ -70,7 +71,7 @@ impl Registry {
             };
             (Vec::new(), after)
         };
-        let mut out = Frames::new(request.kind, request.form, request.protobuf);
+        let mut out = Frames::new(request.kind.clone(), request.form, request.protobuf);
         let watch = match self.0.store.watch(prefix, after).await {
             Ok(watch) => watch,
             Err(storage::Error::Compacted { requested, oldest }) => {
@@ -93,6 +94,7 @@ impl Registry {
             watch,
             store: self.0.store.clone(),
             facts: self.0.facts.clone(),
+            gone: request.kind.custom().map(CustomKind::gone).unwrap_or_default(),
             kind: request.kind,
             initial: initial.into_iter(),
             initial_end: options.send_initial_events == Some(true) && options.allow_watch_bookmarks,
@@ -121,7 +123,7 @@ struct Live {
     watch: storage::Watch,
     store: Arc<dyn Store>,
     facts: Arc<FactsCache>,
-    kind: &'static dyn AnyKind,
+    kind: KindRef,
     /// What was there at first and is still to be sent.
     initial: vec::IntoIter<KeyValue>,
     /// Their end is still to be told.
@@ -133,6 +135,8 @@ struct Live {
     ticks: Option<Interval>,
     end: Pin<Box<Sleep>>,
     stop: CancellationToken,
+    /// Of a custom kind: cancelled when its definition changed or went.
+    gone: CancellationToken,
 }
 
 enum Wake {
@@ -153,6 +157,7 @@ impl Live {
             let wake = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => Wake::End,
+                () = self.gone.cancelled() => Wake::End,
                 // Before the events: a busy watch ends in time too.
                 () = &mut self.end => Wake::End,
                 event = self.watch.next() => Wake::Event(event),
@@ -221,7 +226,7 @@ impl Live {
         match event {
             Ok(event) => {
                 self.seen = self.seen.max(event.revision);
-                if let Some(kind) = transition(self.kind, &self.selection, &self.facts, &event) {
+                if let Some(kind) = transition(&*self.kind, &self.selection, &self.facts, &event) {
                     let left_view = kind == Type::Deleted && event.kind == EventKind::Updated;
                     match &event.previous {
                         // It left the selection: the client gets the state it knew, at the revision of the change.

@@ -13,9 +13,11 @@ const MANAGER_MAX_BYTES: usize = 128;
 const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
 /// What is wrong with the metadata of an object about to be stored; the name (or the name generated) is already in it.
+/// `own` says whether the kind is Kubernetes' own: then finalizers need a domain, those of custom kinds need none.
 pub fn validate_meta(
     meta: &ObjectMeta,
     namespaced: bool,
+    own: bool,
     check_name: impl Fn(&str) -> Vec<String>,
     path: &Path,
 ) -> Errors {
@@ -45,7 +47,7 @@ pub fn validate_meta(
         &path.child("ownerReferences"),
         &mut errors,
     );
-    finalizers(meta.finalizers.as_deref().unwrap_or_default(), &path.child("finalizers"), &mut errors);
+    finalizers(meta.finalizers.as_deref().unwrap_or_default(), own, &path.child("finalizers"), &mut errors);
     managed_fields(
         meta.managed_fields.as_deref().unwrap_or_default(),
         &path.child("managedFields"),
@@ -165,10 +167,10 @@ fn owner_references(owners: &[OwnerReference], path: &Path, errors: &mut Errors)
     }
 }
 
-pub(in crate::kinds) fn finalizers(all: &[String], path: &Path, errors: &mut Errors) {
+pub(in crate::kinds) fn finalizers(all: &[String], own: bool, path: &Path, errors: &mut Errors) {
     for (i, finalizer) in all.iter().enumerate() {
         errors.invalid_each(path, finalizer, names::qualified_name(finalizer));
-        if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.as_str()) {
+        if own && !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.as_str()) {
             errors.invalid(
                 &path.index(i),
                 finalizer,
@@ -205,7 +207,7 @@ mod tests {
 
     fn texts(meta: Value, namespaced: bool) -> Vec<String> {
         let meta = serde_json::from_value(meta).unwrap();
-        let errors = validate_meta(&meta, namespaced, names::dns_label, &Path::new("metadata"));
+        let errors = validate_meta(&meta, namespaced, true, names::dns_label, &Path::new("metadata"));
         errors
             .0
             .iter()

@@ -22,7 +22,7 @@ pub(in crate::kinds) fn validate(template: &PodTemplateSpec, path: &Path, errors
     object_meta::labels(meta.labels.as_ref(), &path.child("labels"), errors);
     object_meta::annotations(meta.annotations.as_ref(), &path.child("annotations"), errors);
     let finalizers = meta.finalizers.as_deref().unwrap_or_default();
-    object_meta::finalizers(finalizers, &path.child("metadata").child("finalizers"), errors);
+    object_meta::finalizers(finalizers, true, &path.child("metadata").child("finalizers"), errors);
     let spec = template.spec.clone().unwrap_or_default();
     pod_spec::validate(&spec, pod_spec::Holder::Template, &path.child("spec"), errors);
 }

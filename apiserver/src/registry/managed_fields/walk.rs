@@ -1,13 +1,16 @@
 //! Walks objects by the rules of their types: which fields an object sets, and how two objects differ.
 
 use super::set::Set;
-use crate::openapi::markers::{Field, ListType, Shape, TypeId};
+use crate::{
+    custom::schema::{self, Schema},
+    openapi::markers::{self, Field, ListType, Shape, TypeId},
+};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 
 /// How a value merges.
 #[derive(Debug, Clone, Copy)]
-pub enum Merge {
+pub enum Merge<'s> {
     /// As one value.
     Whole,
     /// Field by field.
@@ -18,11 +21,33 @@ pub enum Merge {
     Set,
     /// Element by element, elements told apart by these fields.
     Keyed { keys: &'static [&'static str], element: Option<TypeId> },
+    /// As a custom kind's schema says, which takes it apart.
+    Schema(&'s Schema),
+    /// A custom object: its schema, and metadata by their type.
+    Root(&'s Schema),
+    /// No schema knows it: objects key by key all the way down, anything else as one value.
+    Free,
 }
 
-impl Merge {
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+impl<'s> Merge<'s> {
     pub fn of_type(id: TypeId) -> Self {
         if id.get().atomic { Self::Whole } else { Self::Struct(id) }
+    }
+
+    fn of_schema(schema: &'s Schema) -> Self {
+        let object = schema.kind == schema::Type::Object || !schema.properties.is_empty();
+        match schema.kind {
+            schema::Type::Array if schema.list_type != schema::ListType::Atomic => Self::Schema(schema),
+            _ if object && !schema.atomic_map => Self::Schema(schema),
+            schema::Type::Any if schema.preserve_unknown => Self::Free,
+            _ => Self::Whole,
+        }
+    }
+
+    fn of_metadata() -> Self {
+        markers::of_definition(OBJECT_META).map_or(Self::Whole, Self::of_type)
     }
 
     fn of_field(field: Option<&'static Field>) -> Self {
@@ -42,6 +67,17 @@ impl Merge {
         match self {
             Self::Struct(id) => Self::of_field(id.get().field(key)),
             Self::Map(Some(id)) | Self::Keyed { element: Some(id), .. } => Self::of_type(id),
+            Self::Root(_) if key == "metadata" => Self::of_metadata(),
+            Self::Schema(schema) if schema.embedded && key == "metadata" => Self::of_metadata(),
+            Self::Schema(schema) if schema.kind == schema::Type::Array => {
+                schema.items.as_deref().map_or(Self::Whole, Self::of_schema)
+            }
+            Self::Root(schema) | Self::Schema(schema) => match schema.member(key) {
+                Some(member) => Self::of_schema(member),
+                None if schema.preserve_unknown => Self::Free,
+                None => Self::Whole,
+            },
+            Self::Free => Self::Free,
             _ => Self::Whole,
         }
     }
@@ -52,7 +88,29 @@ impl Merge {
     }
 
     pub fn is_struct(self) -> bool {
-        matches!(self, Self::Struct(_))
+        match self {
+            Self::Struct(_) | Self::Root(_) => true,
+            Self::Schema(schema) => !schema.properties.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Whether objects are taken apart.
+    pub fn splits_objects(self) -> bool {
+        match self {
+            Self::Schema(schema) => schema.kind != schema::Type::Array,
+            Self::Struct(_) | Self::Map(_) | Self::Root(_) | Self::Free => true,
+            _ => false,
+        }
+    }
+
+    /// Whether lists are taken apart.
+    pub fn splits_lists(self) -> bool {
+        match self {
+            Self::Schema(schema) => schema.kind == schema::Type::Array,
+            Self::Set | Self::Keyed { .. } => true,
+            _ => false,
+        }
     }
 
     /// The step that names an element of a list of this sort.
@@ -60,15 +118,21 @@ impl Merge {
     /// # Errors
     /// An element that lacks a key which has no default.
     pub fn step(self, item: &Value) -> Result<String, String> {
-        let Self::Keyed { keys, element } = self else { return Ok(format!("v:{item}")) };
+        let keys: Vec<(&str, Option<Value>)> = match self {
+            Self::Keyed { keys, element } => {
+                let default = |key: &str| serde_json::from_str(element?.get().field(key)?.default?).ok();
+                keys.iter().map(|key| (*key, default(key))).collect()
+            }
+            Self::Schema(schema) if schema.list_type == schema::ListType::Map => {
+                let default = |key: &String| schema.items.as_ref()?.properties.get(key)?.default.clone();
+                schema.list_map_keys.iter().map(|key| (key.as_str(), default(key))).collect()
+            }
+            _ => return Ok(format!("v:{item}")),
+        };
         let mut found = Map::new();
-        for key in keys {
-            let default = || {
-                let field = element?.get().field(key)?;
-                serde_json::from_str(field.default?).ok()
-            };
-            match item.get(key).filter(|v| !v.is_null()).cloned().or_else(default) {
-                Some(value) => found.insert((*key).to_owned(), value),
+        for (key, default) in keys {
+            match item.get(key).filter(|v| !v.is_null()).cloned().or(default) {
+                Some(value) => found.insert(key.to_owned(), value),
                 None => {
                     return Err(format!(
                         "associative list with keys has an element that omits key field {key:?} (and doesn't have \
@@ -86,10 +150,10 @@ impl Merge {
     /// Elements without their keys are left out: an object that is stored may have some, an applied one may not.
     fn parts(self, value: &Value) -> Option<Vec<(String, &Value)>> {
         match (self, value) {
-            (Self::Struct(_) | Self::Map(_), Value::Object(map)) => {
+            (_, Value::Object(map)) if self.splits_objects() => {
                 Some(map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (format!("f:{k}"), v)).collect())
             }
-            (Self::Set | Self::Keyed { .. }, Value::Array(list)) => {
+            (_, Value::Array(list)) if self.splits_lists() => {
                 let mut parts: Vec<(String, &Value)> = Vec::with_capacity(list.len());
                 let mut seen = HashSet::with_capacity(list.len());
                 for item in list {
@@ -110,14 +174,14 @@ impl Merge {
 }
 
 /// The fields that `value` sets, as an applier owns them.
-pub fn fields(value: &Value, merge: Merge) -> Set {
+pub fn fields(value: &Value, merge: Merge<'_>) -> Set {
     let mut set = Set::default();
     let mut path = Vec::new();
     add_fields(value, merge, &mut path, &mut set);
     set
 }
 
-fn add_fields(value: &Value, merge: Merge, path: &mut Vec<String>, set: &mut Set) {
+fn add_fields(value: &Value, merge: Merge<'_>, path: &mut Vec<String>, set: &mut Set) {
     let Some(parts) = merge.parts(value) else {
         set.insert(path);
         return;
@@ -144,7 +208,7 @@ pub struct Comparison {
 }
 
 /// Compares two states of an object.
-pub fn compare(old: &Value, new: &Value, merge: Merge) -> Comparison {
+pub fn compare(old: &Value, new: &Value, merge: Merge<'_>) -> Comparison {
     let mut comparison = Comparison::default();
     compare_at(Some(old), Some(new), merge, &mut Vec::new(), &mut comparison);
     comparison
@@ -157,7 +221,7 @@ fn by_step<'a>(parts: &'a [(String, &'a Value)]) -> HashMap<&'a str, &'a Value> 
 fn compare_at(
     old: Option<&Value>,
     new: Option<&Value>,
-    merge: Merge,
+    merge: Merge<'_>,
     path: &mut Vec<String>,
     out: &mut Comparison,
 ) {
@@ -194,20 +258,20 @@ fn compare_at(
 }
 
 /// Finds what an applied configuration may not have: elements without their keys, and the same element twice.
-pub fn check(value: &Value, merge: Merge) -> Vec<String> {
+pub fn check(value: &Value, merge: Merge<'_>) -> Vec<String> {
     let mut faults = Vec::new();
     check_at(value, merge, "", &mut faults);
     faults
 }
 
-fn check_at(value: &Value, merge: Merge, path: &str, faults: &mut Vec<String>) {
+fn check_at(value: &Value, merge: Merge<'_>, path: &str, faults: &mut Vec<String>) {
     match (merge, value) {
-        (Merge::Struct(_) | Merge::Map(_), Value::Object(map)) => {
+        (_, Value::Object(map)) if merge.splits_objects() => {
             for (key, value) in map {
                 check_at(value, merge.member(key), &format!("{path}.{key}"), faults);
             }
         }
-        (Merge::Set | Merge::Keyed { .. }, Value::Array(list)) => {
+        (_, Value::Array(list)) if merge.splits_lists() => {
             let mut seen = Set::default();
             for (i, item) in list.iter().enumerate() {
                 match merge.step(item) {

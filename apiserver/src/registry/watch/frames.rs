@@ -1,6 +1,6 @@
 //! Events as bytes: the stored object as it is, or in the form the client asked for, in its frame.
 
-use crate::{error::ApiError, kinds::AnyKind, protobuf, registry::table, request::negotiate::Form};
+use crate::{error::ApiError, kinds::KindRef, protobuf, registry::table, request::negotiate::Form};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::Range;
 use storage::Revision;
@@ -59,7 +59,7 @@ fn revision_span(bytes: &[u8]) -> Option<Range<usize>> {
 
 /// Writes events in the form the client asked for.
 pub(super) struct Frames {
-    kind: &'static dyn AnyKind,
+    kind: KindRef,
     form: Form,
     protobuf: bool,
     /// A table names its columns once.
@@ -67,7 +67,7 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new(kind: &'static dyn AnyKind, form: Form, protobuf: bool) -> Self {
+    pub(super) fn new(kind: KindRef, form: Form, protobuf: bool) -> Self {
         Self { kind, form, protobuf, columns_sent: false }
     }
 
@@ -84,7 +84,7 @@ impl Frames {
                 };
                 let rows = [(typed, self.kind.show(object))];
                 let now = jiff::Timestamp::now();
-                let body = table::render(self.kind, &rows, include, &meta, !self.columns_sent, now);
+                let body = table::render(&*self.kind, &rows, include, &meta, !self.columns_sent, now);
                 self.columns_sent = true;
                 self.frame(out, kind.name(), &body);
             }
