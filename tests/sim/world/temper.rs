@@ -1,0 +1,102 @@
+//! What people do and what goes wrong, and how often in one schedule.
+
+/// What people do, by how often.
+const PEOPLE: [(u32, Act); 8] = [
+    (6, Act::Scale),
+    (4, Act::Update),
+    (4, Act::Delete),
+    (4, Act::Force),
+    (1, Act::DeleteClaim),
+    (2, Act::DeleteNode),
+    (1, Act::OutOfService),
+    (1, Act::FreeDisk),
+];
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Act {
+    Scale,
+    Update,
+    Delete,
+    Force,
+    DeleteClaim,
+    DeleteNode,
+    OutOfService,
+    FreeDisk,
+}
+
+/// What goes wrong, by how often.
+const TROUBLES: [(u32, Trouble); 17] = [
+    (5, Trouble::Crash),
+    (2, Trouble::Repeat),
+    (2, Trouble::Cut),
+    (2, Trouble::Link),
+    (2, Trouble::Return),
+    (2, Trouble::KubeletEnds),
+    (3, Trouble::KubeletStarts),
+    (1, Trouble::Power),
+    (1, Trouble::RepeatToKubelet),
+    (1, Trouble::Relist),
+    (1, Trouble::LongWait),
+    (1, Trouble::AllSilent),
+    (4, Trouble::Late),
+    (2, Trouble::Takeover),
+    (2, Trouble::NodeMadeAnew),
+    (2, Trouble::LateTwin),
+    (1, Trouble::StaleClaims),
+];
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Trouble {
+    Crash,
+    Repeat,
+    Cut,
+    Link,
+    Return,
+    KubeletEnds,
+    KubeletStarts,
+    Power,
+    RepeatToKubelet,
+    Relist,
+    LongWait,
+    AllSilent,
+    Late,
+    Takeover,
+    NodeMadeAnew,
+    LateTwin,
+    StaleClaims,
+}
+
+/// What a schedule is prone to. Each leaves out some things and overdoes others: together they find more than the average
+/// would.
+pub(super) struct Temper {
+    pub(super) people: Vec<(u32, Act)>,
+    pub(super) troubles: Vec<(u32, Trouble)>,
+    /// How often of four an operation of a kubelet has to wait.
+    pub(super) slow: u8,
+    /// How often of four a process sees all there is before it goes on.
+    pub(super) fresh: u8,
+    /// Containers end only when their time is up.
+    pub(super) stubborn: bool,
+}
+
+impl Temper {
+    pub(super) fn of(rng: &mut fastrand::Rng) -> Self {
+        let mut often = || rng.choice([0, 1, 1, 3]).unwrap_or(1);
+        let people = PEOPLE.iter().map(|(weight, act)| (weight * often(), *act)).collect();
+        let troubles = TROUBLES.iter().map(|(weight, trouble)| (weight * often(), *trouble)).collect();
+        Self { people, troubles, slow: rng.u8(..4), fresh: rng.u8(..4), stubborn: rng.bool() }
+    }
+}
+
+/// One of them, by weight; `None` if none has any.
+pub(super) fn pick<T: Copy>(rng: &mut fastrand::Rng, from: &[(u32, T)]) -> Option<T> {
+    let all: u32 = from.iter().map(|(weight, _)| weight).sum();
+    let mut at = if all == 0 { return None } else { rng.u32(..all) };
+    from.iter()
+        .find(|(weight, _)| {
+            let here = at < *weight;
+            at = at.saturating_sub(*weight);
+            here
+        })
+        .map(|(_, what)| *what)
+}
