@@ -63,7 +63,7 @@ pub mod pure {
 
 pub use config::Config;
 
-pub use runtime::docker::{Docker, kill_node, reset, running};
+pub use runtime::docker::{Docker, kill_node, reset, running, running_by_node};
 
 use agent::Agent;
 use api::guard::contained;

@@ -56,6 +56,15 @@ pub(crate) struct NodeAgent {
     uid: String,
 }
 
+/// What the API says of a node that is alive.
+enum Seen {
+    AsWritten,
+    /// Something else: the node controller did not hear of it for a while, or somebody made it anew.
+    Otherwise,
+    /// Its object was deleted.
+    Gone,
+}
+
 impl NodeAgent {
     pub(crate) fn new(context: Arc<Context>, state: watch::Receiver<Option<NotReady>>) -> Self {
         let proxy = context.config.service_proxy.clone();
@@ -92,7 +101,16 @@ impl NodeAgent {
                 _ = renew.tick() => {
                     match self.renew().await {
                         Ok(()) => {
-                            contradicted = self.is_contradicted().await;
+                            contradicted = match self.seen_by_others().await {
+                                Seen::AsWritten => false,
+                                Seen::Otherwise => true,
+                                Seen::Gone => {
+                                    tracing::warn!(node = %context.config.node_name, "somebody deleted the node; registering it again");
+                                    let node = retry("registering the node", || register(&context)).await;
+                                    self.uid = node.metadata.uid.unwrap_or_default();
+                                    true
+                                }
+                            };
                             if contradicted {
                                 check.reset_immediately();
                             }
@@ -124,18 +142,24 @@ impl NodeAgent {
         }
     }
 
-    /// Whether the API says otherwise than was written: the node controller did not hear of this node for a while.
-    async fn is_contradicted(&self) -> bool {
+    /// What the API says of this node.
+    async fn seen_by_others(&self) -> Seen {
         let ready = |status: Option<&NodeStatus>| {
             let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
             api::conditions::find(conditions, "Ready").map(|c| c.status.clone())
         };
         let api: Api<Node> = Api::all(self.context.client.clone());
-        match api.get(&self.context.config.node_name).await {
-            Ok(node) => self.written.is_some() && ready(node.status.as_ref()) != ready(self.written.as_ref()),
+        match api.get_opt(&self.context.config.node_name).await {
+            Ok(None) => Seen::Gone,
+            Ok(Some(node))
+                if self.written.is_some() && ready(node.status.as_ref()) != ready(self.written.as_ref()) =>
+            {
+                Seen::Otherwise
+            }
+            Ok(Some(_)) => Seen::AsWritten,
             Err(error) => {
                 tracing::debug!(%error, "the node could not be read");
-                false
+                Seen::AsWritten
             }
         }
     }

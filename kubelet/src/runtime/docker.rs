@@ -14,7 +14,7 @@ mod pause;
 mod reset;
 mod streams;
 
-pub use kill::{kill_node, running};
+pub use kill::{kill_node, running, running_by_node};
 pub use reset::reset;
 
 use super::{

@@ -4,7 +4,7 @@ use super::{CHANGE, Error, READ, Result, within};
 use crate::runtime::label;
 use bollard::query_parameters as query;
 use futures::{StreamExt, stream};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Kills under way at once.
 const AT_ONCE: usize = 8;
@@ -37,6 +37,19 @@ pub async fn running(cluster_id: &str, node: &str, docker: &bollard::Docker) -> 
     let options = query::ListContainersOptionsBuilder::new().filters(&filters).build();
     let found = within("list containers", READ, docker.list_containers(Some(options))).await?;
     Ok(found.into_iter().filter_map(|container| container.id).collect())
+}
+
+/// How many containers of each node of a cluster are running.
+pub async fn running_by_node(cluster_id: &str, docker: &bollard::Docker) -> Result<BTreeMap<String, usize>> {
+    let filters = HashMap::from([("label".to_owned(), vec![format!("{}={cluster_id}", label::CLUSTER)])]);
+    let options = query::ListContainersOptionsBuilder::new().filters(&filters).build();
+    let mut by_node = BTreeMap::new();
+    for container in within("list containers", READ, docker.list_containers(Some(options))).await? {
+        if let Some(node) = container.labels.and_then(|mut labels| labels.remove(label::NODE)) {
+            *by_node.entry(node).or_default() += 1;
+        }
+    }
+    Ok(by_node)
 }
 
 async fn kill(docker: &bollard::Docker, id: String) -> Result<()> {
