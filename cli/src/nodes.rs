@@ -70,6 +70,7 @@ impl LocalNodes {
 
     /// Runs every node that is not stopped until `token` is cancelled, and ends when all kubelets have. Containers live on.
     pub async fn run(&self, token: CancellationToken) {
+        self.tell_of_strays().await;
         for node in self.all() {
             let name = &node.parts.config.node_name;
             if node.is_stopped() {
@@ -89,6 +90,50 @@ impl LocalNodes {
         // All are told before any is waited for.
         let ends: Vec<_> = self.all().map(LocalNode::silence).collect();
         futures::future::join_all(ends).await;
+    }
+}
+
+/// What is left of nodes that this process does not run.
+impl LocalNodes {
+    /// After a start with fewer nodes than before, containers of the others live on, and so do their pods' objects: the
+    /// nodes are lost as any that falls silent. That is for a person to decide, who must hear of it.
+    async fn tell_of_strays(&self) {
+        let Some(Parts { config, docker, .. }) = self.all().next().map(|node| &node.parts) else { return };
+        match kubelet::running_by_node(&config.cluster_id, docker).await {
+            Ok(by_node) => {
+                for (node, containers) in by_node.iter().filter(|(node, _)| self.find(node).is_none()) {
+                    tracing::warn!(
+                        node,
+                        containers,
+                        "this server does not run the node, but its containers live on, and nobody looks after them: start \
+                         the server with as many --nodes as before, or give the node up: minik8s-ctl node kill {node}, then \
+                         kubectl delete node {node}"
+                    );
+                }
+            }
+            Err(error) => tracing::debug!(%error, "containers of nodes that are not run could not be listed"),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&LocalNode> {
+        self.nodes.get().and_then(|nodes| nodes.get(name))
+    }
+
+    /// Ends the containers of a node that is not run; `None` if there are none.
+    async fn kill_stray(&self, name: &str, dry_run: bool) -> Option<Result<String, PowerError>> {
+        let Parts { config, docker, .. } = &self.all().next()?.parts;
+        let failed = |error: kubelet::runtime::Error| PowerError::Failed(error.to_string());
+        match kubelet::running(&config.cluster_id, name, docker).await {
+            Ok(ids) if ids.is_empty() => None,
+            Ok(_) if dry_run => Some(Ok("nothing was done (dry run)".to_owned())),
+            Ok(_) => Some(
+                kubelet::kill_node(&config.cluster_id, name, docker)
+                    .await
+                    .map(|killed| format!("no server runs the node, and {killed} containers were killed"))
+                    .map_err(failed),
+            ),
+            Err(error) => Some(Err(failed(error))),
+        }
     }
 }
 
@@ -194,9 +239,7 @@ impl LocalNode {
 impl apiserver::NodeDialer for LocalNodes {
     async fn dial(&self, name: &str) -> io::Result<Box<dyn apiserver::Stream>> {
         let node = self
-            .nodes
-            .get()
-            .and_then(|nodes| nodes.get(name))
+            .find(name)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its kubelet is not known here"))?;
         let kubelet = node.kubelet().clone().ok_or_else(|| {
             io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused: its kubelet is not running")
@@ -207,10 +250,15 @@ impl apiserver::NodeDialer for LocalNodes {
     }
 
     async fn power(&self, name: &str, what: Power, dry_run: bool) -> Result<String, PowerError> {
-        match self.nodes.get().and_then(|nodes| nodes.get(name)) {
-            Some(node) => node.power(what, dry_run, &self.stop).await,
-            None => Err(PowerError::NotOurs(self.all().map(|n| n.parts.config.node_name.clone()).collect())),
+        if let Some(node) = self.find(name) {
+            return node.power(what, dry_run, &self.stop).await;
         }
+        if what == Power::Kill
+            && let Some(killed) = self.kill_stray(name, dry_run).await
+        {
+            return killed;
+        }
+        Err(PowerError::NotOurs(self.all().map(|n| n.parts.config.node_name.clone()).collect()))
     }
 }
 
