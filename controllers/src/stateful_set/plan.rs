@@ -409,8 +409,13 @@ impl<'a> Planner<'a> {
             return Flow::Go;
         }
         let surplus: Vec<(i32, &'a Arc<Pod>)> = self.surplus.iter().rev().map(|(o, p)| (*o, *p)).collect();
-        for (ordinal, pod) in &surplus {
+        for (place, (ordinal, pod)) in surplus.iter().enumerate() {
             let mut steps = self.claim_owners(pod, *ordinal, true);
+            let waited_for = place > 0 && !self.parallel && !pod::is_terminating(surplus[0].1);
+            if waited_for && pod::phase(pod) == "Pending" && !pod::is_terminating(pod) {
+                // Someone deleted its claim: it would never run, and those above it would stay for ever.
+                steps.extend(self.missing_claims(*ordinal, name(&pod.metadata)));
+            }
             if self.parallel && !pod::is_terminating(pod) {
                 steps.push(Step::DeletePod { pod: Arc::clone(pod), why: Why::ScaledDown });
             }

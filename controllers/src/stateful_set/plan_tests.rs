@@ -184,6 +184,26 @@ fn scale_down_is_ordered_and_waits_for_health() {
 }
 
 #[test]
+fn a_surplus_pod_whose_claim_was_deleted_gets_a_new_one_where_others_wait_for_it() {
+    let template = json!([{"metadata": {"name": "data"}, "spec": {}}]);
+    let set = set("b", json!({"replicas": 1, "volumeClaimTemplates": template}));
+    let claims = |ordinals: &[i32]| -> Vec<PersistentVolumeClaim> {
+        let mut claims = Vec::new();
+        ordinals.iter().for_each(|ordinal| claims.extend(identity::claims(&set, *ordinal)));
+        claims
+    };
+    let check = |pods: &str, have: &[i32], expected: &str| {
+        assert_eq!(print(&run(&set, pods, &claims(have))), expected, "pods: {pods}, claims: {have:?}");
+    };
+    check("0b+ 1b? 2b+", &[0, 2], "claim data-kubia-1");
+    check("0b+ 1b? 2b+", &[0, 1, 2], "");
+    // It is the next to go itself, or will be: no claim is made that nobody needs.
+    check("0b+ 1b?", &[0], "-1");
+    check("0b+ 1b? 2b+~", &[0, 2], "");
+    check("0b+ 1b?~ 2b+", &[0, 2], "");
+}
+
+#[test]
 fn scale_to_zero_takes_the_highest_first() {
     let set = set("b", json!({"replicas": 0}));
     check(&set, "0b+ 1b+", "-1");
