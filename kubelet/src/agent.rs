@@ -77,6 +77,8 @@ pub(crate) struct Agent {
     state: NodeState,
     /// Why the engine cannot be reached, if it cannot.
     engine: Option<String>,
+    /// What the API server said when this began.
+    looked: returning::Looked,
     /// Uids of pods that have to end before anything else; `None` when they have.
     ending: Option<BTreeSet<String>>,
     ticks: u32,
@@ -117,6 +119,7 @@ impl Agent {
             finished,
             state,
             engine: None,
+            looked: returning::Looked::default(),
             ending: None,
             ticks: 0,
             gone: VecDeque::new(),
@@ -166,13 +169,14 @@ impl Agent {
     }
 
     /// This node's pods, from the cache, once that is as new as what the API server itself says now.
-    async fn pods_of_now(&self) -> Vec<Arc<Pod>> {
+    async fn pods_of_now(&mut self) -> Vec<Arc<Pod>> {
         let mut wait = FIRST_WAIT;
         loop {
             match self.list_pods().await {
                 Ok((listed, revision)) => {
                     let cached = self.own_pods();
                     if returning::caught_up(&cached, &listed, revision) {
+                        self.looked = returning::Looked::new(&listed, revision);
                         return cached;
                     }
                 }
@@ -207,7 +211,8 @@ impl Agent {
 
     fn own_pods(&self) -> Vec<Arc<Pod>> {
         let node = self.context.config.node_name.as_str();
-        self.pods.list().into_iter().filter(|pod| api::pod::node_name(pod) == Some(node)).collect()
+        let here = |pod: &Arc<Pod>| api::pod::node_name(pod) == Some(node) && !self.looked.was_gone(pod);
+        self.pods.list().into_iter().filter(here).collect()
     }
 
     /// Takes over what is there: addresses first, so that none is given twice; then what has to end, and when there is no
@@ -338,10 +343,12 @@ impl Agent {
         }
     }
 
-    /// Whether the pod may have a worker: not while others have to end first, and not when its own is through.
+    /// Whether the pod may have a worker: not while others have to end first, not when it was gone before this began, and
+    /// not when its own is through.
     fn has_its_turn(&self, pod: &Pod) -> bool {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         self.ending.as_ref().is_none_or(|ending| ending.contains(uid))
+            && !self.looked.was_gone(pod)
             && !self.gone.iter().any(|gone| gone == uid)
     }
 
@@ -458,6 +465,3 @@ fn follow<K: Cached>(
 fn key(pod: &Pod) -> Key {
     (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default())
 }
-
-#[cfg(test)]
-mod tests;

@@ -26,6 +26,25 @@ pub fn caught_up(cached: &[Arc<Pod>], listed: &[Pod], revision: u64) -> bool {
         && cached.iter().all(|(uid, version)| known.contains(uid) || *version > revision)
 }
 
+/// What the API server itself said of a node's pods when its kubelet began.
+#[derive(Debug, Default)]
+pub struct Looked {
+    revision: u64,
+    there: BTreeSet<String>,
+}
+
+impl Looked {
+    pub fn new(listed: &[Pod], revision: u64) -> Self {
+        Self { revision, there: listed.iter().map(|pod| uid(pod).to_owned()).collect() }
+    }
+
+    /// Whether the pod, as a watch shows it, was gone when the API server was asked: a watch that began earlier shows also
+    /// what came and went in between.
+    pub fn was_gone(&self, pod: &Pod) -> bool {
+        version(pod) <= self.revision && !self.there.contains(uid(pod))
+    }
+}
+
 /// Uids of the pods whose containers have to end first: their object is gone (or another pod has its name), or it is marked
 /// for deletion, or somebody has declared it ended: such an object goes at once when it is deleted.
 pub fn to_end(containers: &[Container], pods: &[Arc<Pod>]) -> BTreeSet<String> {
@@ -71,6 +90,15 @@ mod tests {
     fn of(uid: &str, state: State) -> Container {
         let pod_ref = PodRef { namespace: "ns".into(), name: "p".into(), uid: uid.into() };
         Container { pod: pod_ref, ..container(&pod(uid, 1, false), "c", 0, state) }
+    }
+
+    #[test]
+    fn what_came_and_went_before_it_looked_is_gone() {
+        let looked = Looked::new(&[pod("stays", 3, false)], 9);
+        assert!(looked.was_gone(&pod("forced", 8, false)));
+        assert!(!looked.was_gone(&pod("new", 10, false)));
+        assert!(!looked.was_gone(&pod("stays", 3, false)), "a watch may show it as it was");
+        assert!(!looked.was_gone(&pod("stays", 12, true)));
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub(crate) struct Kubelet {
     begun: bool,
     /// What has to end before anything else; with the revision of the list it comes from.
     ending: Option<BTreeSet<String>>,
+    looked: returning::Looked,
     /// How much of the log there was when it looked.
     listed_at: usize,
     told_ready: bool,
@@ -73,6 +74,7 @@ impl Kubelet {
             changed: VecDeque::new(),
             begun: false,
             ending: None,
+            looked: returning::Looked::default(),
             listed_at: 0,
             told_ready: false,
             gone: BTreeSet::new(),
@@ -174,7 +176,7 @@ impl Kubelet {
     // As the agent: which pods have workers.
 
     fn own_pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.values().filter(|p| self.here(p)).cloned().collect()
+        self.pods.values().filter(|p| self.here(p) && !self.looked.was_gone(p)).cloned().collect()
     }
 
     /// Takes over what is on the machine, once the cache is as new as the API server.
@@ -193,6 +195,7 @@ impl Kubelet {
         }
         self.begun = true;
         self.listed_at = at;
+        self.looked = returning::Looked::new(&listed, revision);
         let ending = returning::to_end(&self.machine.containers, &cached);
         if !ending.is_empty() {
             lock(&self.server).say(|| format!("{}: has to end first: {ending:?}", self.node));
@@ -286,7 +289,9 @@ impl Kubelet {
 
     fn handle(&mut self, key: &str) {
         let has_turn = |pod: &Pod| {
-            self.ending.as_ref().is_none_or(|e| e.contains(uid(pod))) && !self.gone.contains(uid(pod))
+            self.ending.as_ref().is_none_or(|e| e.contains(uid(pod)))
+                && !self.looked.was_gone(pod)
+                && !self.gone.contains(uid(pod))
         };
         let wanted = self.pods.get(key).filter(|p| self.here(p) && has_turn(p)).cloned();
         self.reconcile(key, wanted);
