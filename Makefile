@@ -1,5 +1,5 @@
 # What CI and the README call; nothing else is needed.
-.PHONY: run test fuzz lint bench doc images clean-run
+.PHONY: run test fuzz sim lint bench doc images clean-run
 
 CARGO ?= cargo
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
@@ -11,6 +11,7 @@ run:
 	examples/kubia/run.sh
 
 # Sets the machine up where needed, then runs every test there is.
+test: export MINIK8S_SIM_SCHEDULES ?= 2000
 test: images
 	$(CARGO) build --workspace --all-targets
 ifeq ($(NEXTEST),yes)
@@ -27,6 +28,11 @@ ifeq ($(NEXTEST),yes)
 else
 	MINIK8S_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --workspace --no-fail-fast fuzz_
 endif
+
+# The simulation alone, in a build of its own that is optimised a little and tries five times as many schedules a second.
+sim: export MINIK8S_SIM_SCHEDULES ?= 20000
+sim:
+	$(CARGO) test --workspace --profile sim --test sim
 
 images:
 	tests/setup.sh

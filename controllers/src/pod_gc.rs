@@ -1,8 +1,9 @@
 //! Removes the objects of pods that no kubelet will ever finish: those bound to a node whose object is gone, those
 //! marked for deletion without ever having had a node, and those on a node that a person declared out of service.
 //!
-//! This is the only place that deletes without a kubelet's word, so it is slow on purpose: a node must have been
-//! missing for a while, and is asked for once more at the API server itself.
+//! This is the only place that deletes without a kubelet's word, and it does so on a person's word alone: somebody has
+//! deleted the node's object or tainted it. It is slow on purpose: a node must have been missing for a while, and the API
+//! server itself is asked about it once more.
 
 use crate::{
     context::{Ctx, name, namespace, uid},
@@ -70,6 +71,17 @@ impl PodGc {
         let now = self.ctx.clock.now();
         let since = *missing.entry(node.to_owned()).or_insert(now);
         Duration::try_from(quarantine - now.duration_since(since)).ok().filter(|left| !left.is_zero())
+    }
+
+    /// Whether the API server says so too: the node may have been taken back into service, and run the pod, while our cache
+    /// was late.
+    async fn is_still_out_of_service(&self, pod: &Pod) -> Result<bool> {
+        if !Guard::NodeAsked.holds() {
+            return Ok(true);
+        }
+        let name = pods::node_name(pod).unwrap_or_default();
+        let node = self.ctx.all::<Node>().get_opt(name).await?;
+        Ok(node.is_some_and(|node| judge(pod, Some(&node)) == Some(Garbage::OutOfService)))
     }
 
     async fn remove(&self, pod: &Pod, reason: &str, message: &str) -> Result<()> {
@@ -146,7 +158,9 @@ impl Controller for PodGc {
                     .await?;
             }
             Some(Garbage::OutOfService) => {
-                self.remove(&pod, "DeletionByPodGC", "PodGC: node is out of service").await?;
+                if self.is_still_out_of_service(&pod).await? {
+                    self.remove(&pod, "DeletionByPodGC", "PodGC: node is out of service").await?;
+                }
             }
             Some(Garbage::Orphaned { node }) => {
                 if let Some(left) = self.quarantine_left(&node) {

@@ -40,8 +40,18 @@ type Pods = BTreeMap<String, Arc<Pod>>;
 pub(crate) struct Run {
     set: Option<Arc<StatefulSet>>,
     pods: Option<Pods>,
-    /// A node that is gone, the API server said.
-    gone: Option<String>,
+    /// Claims, and whether they were going away.
+    claims: BTreeMap<String, bool>,
+    /// Nodes, and whether a person had given them up (when the first was told so, where two looked).
+    nodes: BTreeMap<String, bool>,
+}
+
+/// What a request means, should it succeed.
+pub(crate) enum Meaning {
+    Fine,
+    Wrong(String),
+    /// The pod of this uid is given up although containers of it may run: by a person, who gave up its node.
+    Releases(String),
 }
 
 #[derive(Default)]
@@ -55,8 +65,6 @@ pub(crate) struct Oracle {
     pub(crate) live: BTreeMap<String, Live>,
     /// Uids of pods whose object a person took away while their containers may run.
     pub(crate) released: BTreeSet<String>,
-    /// Nodes whose pods a person has given up.
-    pub(crate) given_up: BTreeSet<String>,
     /// Uids of pods that have really been ready.
     pub(crate) ever_ready: BTreeSet<String>,
     /// Uids of claims that a person has deleted, or let go by scaling down under whenScaled Delete.
@@ -68,6 +76,12 @@ pub(crate) struct Oracle {
     pub(crate) directories: BTreeSet<String>,
     /// Since when nodes that count as lost have been keeping no pods, in whatever words.
     lost: BTreeMap<String, Timestamp>,
+    /// When nodes that do not count as lost (any more) began to do so the last time.
+    was_lost: BTreeMap<String, Timestamp>,
+    /// When people last took a `NoExecute` taint of theirs away from a node.
+    untainted: BTreeMap<String, Timestamp>,
+    /// Nodes that bear such a taint.
+    tainted: BTreeSet<String>,
     /// When the first node came.
     began: Option<Timestamp>,
     /// When each node last renewed its lease.
@@ -77,6 +91,8 @@ pub(crate) struct Oracle {
 pub(crate) const SET: &str = "web";
 /// `tolerationSeconds` of the pods.
 pub(crate) const TOLERATION: i64 = 30;
+/// So long an eviction may be under way, from a look at the cache to the request.
+const UNDER_WAY: SignedDuration = SignedDuration::from_secs(120);
 /// After this a silent node counts as lost.
 pub(crate) const GRACE: i64 = 40;
 
@@ -117,8 +133,19 @@ impl Oracle {
         self.runs.remove(&actor);
     }
 
-    /// Looks at a request before it is served: what would be wrong with it, should it succeed.
-    pub(crate) fn before(server: &mut Server, actor: Actor, call: &Call) -> Option<String> {
+    /// Looks at a request before it is served.
+    pub(crate) fn before(server: &mut Server, actor: Actor, call: &Call) -> Meaning {
+        if actor == Actor::PodGarbage
+            && call.kind == "Pod"
+            && matches!(call.verb, Verb::PatchStatus(_) | Verb::Delete(_))
+        {
+            return giving_up(server, &call.name);
+        }
+        Self::wrong(server, actor, call).map_or(Meaning::Fine, Meaning::Wrong)
+    }
+
+    /// What would be wrong with a request.
+    fn wrong(server: &mut Server, actor: Actor, call: &Call) -> Option<String> {
         match (actor, &call.verb, call.kind) {
             (Actor::StatefulSets, Verb::Get, "StatefulSet") => {
                 let set = server.get::<StatefulSet>(&call.name).cloned();
@@ -130,13 +157,15 @@ impl Oracle {
                 server.oracle.runs.entry(actor).or_default().pods = Some(pods);
                 None
             }
-            (Actor::PodGarbage, Verb::Get, "Node") => {
-                let gone = server.get::<Node>(&call.name).is_none().then(|| call.name.clone());
-                server.oracle.runs.entry(actor).or_default().gone = gone;
+            (Actor::StatefulSets, Verb::Get, "PersistentVolumeClaim") => {
+                let goes = server.get::<PersistentVolumeClaim>(&call.name).is_some_and(|c| goes(c));
+                server.oracle.runs.entry(actor).or_default().claims.insert(call.name.clone(), goes);
                 None
             }
-            (Actor::PodGarbage, Verb::PatchStatus(_), "Pod") => {
-                give_up(server, &call.name);
+            (Actor::PodGarbage, Verb::Get, "Node") => {
+                let given_up = is_given_up(server, &call.name);
+                let nodes = &mut server.oracle.runs.entry(actor).or_default().nodes;
+                *nodes.entry(call.name.clone()).or_default() |= given_up;
                 None
             }
             (Actor::StatefulSets, Verb::Create(object), "Pod") => {
@@ -154,21 +183,23 @@ impl Oracle {
         let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
         let name = node.metadata.name.clone().unwrap_or_default();
         self.began.get_or_insert(now);
+        if taints.iter().any(is_foreign) {
+            self.tainted.insert(name.clone());
+        } else if self.tainted.remove(&name) {
+            self.untainted.insert(name.clone(), now);
+        }
         let since =
             taints.iter().filter(|t| is_lost(t)).map(|t| t.time_added.as_ref().map_or(now, |t| t.0)).min();
         if let Some(since) = since {
             self.lost.entry(name).or_insert(since);
-        } else {
-            self.lost.remove(&name);
+        } else if let Some(since) = self.lost.remove(&name) {
+            self.was_lost.insert(name, since);
         }
     }
 
     /// A pod's object has left the API server.
     pub(crate) fn removed(&mut self, pod: &Pod) {
         let uid = uid(pod);
-        if pod::node_name(pod).is_some_and(|n| self.given_up.contains(n)) {
-            self.released.insert(uid.to_owned());
-        }
         let alive = self.live.values().find(|l| l.uid == uid).cloned();
         if let Some(live) = alive
             && !self.released.contains(uid)
@@ -200,7 +231,8 @@ impl Oracle {
         if let (Some((claim, claim_uid)), Some(path)) = (claim, &new.path) {
             let home = (claim_uid.to_owned(), path.clone());
             match self.homes.get(claim) {
-                Some(known) if *known != home && !self.is_let_go(&known.0) => {
+                // Another claim of that name, since the one before was let go; or the same, on another volume.
+                Some(known) if *known != home && (known.0 == home.0 || !self.is_let_go(&known.0)) => {
                     wrong = Some(format!("{} is on {home:?} and was on {known:?}", new.identity));
                 }
                 _ => {}
@@ -235,8 +267,7 @@ impl Oracle {
     pub(crate) fn wiped(server: &mut Server, path: &str) {
         let oracle = &server.oracle;
         let mut users = oracle.live.values().filter(|l| l.path.as_deref() == Some(path));
-        let given_up = |l: &Live| oracle.released.contains(&l.uid) || oracle.given_up.contains(&l.node);
-        let user = users.find(|l| !given_up(l)).map(|l| l.identity.clone());
+        let user = users.find(|l| !oracle.released.contains(&l.uid)).map(|l| l.identity.clone());
         let volume = path.rsplit('/').next().unwrap_or_default();
         let claim = server
             .all::<PersistentVolumeClaim>()
@@ -297,12 +328,11 @@ fn creation(server: &Server, new: &Pod) -> Option<String> {
     if !identity::storage_matches(&set, new, ordinal) {
         return Some(format!("{} is made for the claims of another", name(new)));
     }
+    let looked_at = server.oracle.runs.get(&Actor::StatefulSets).map(|run| &run.claims);
     for claim in identity::claim_names(&set, ordinal) {
-        let Some(claim) = server.get::<PersistentVolumeClaim>(&claim) else { continue };
-        let meta = &claim.metadata;
-        let by_person = server.oracle.deleted_claims.contains(meta.uid.as_deref().unwrap_or_default());
-        let with_old_pod = meta.owner_references.iter().flatten().any(|o| o.kind == "Pod");
-        if (meta.deletion_timestamp.is_some() || with_old_pod) && !by_person {
+        let is = || server.get::<PersistentVolumeClaim>(&claim).is_some_and(|c| goes(c));
+        let seen = looked_at.and_then(|claims| claims.get(&claim)).copied();
+        if seen.unwrap_or_else(is) {
             return Some(format!("{} made on a claim that goes with its predecessor", name(new)));
         }
     }
@@ -354,18 +384,40 @@ fn deletion(server: &Server, victim: &str) -> Option<String> {
     Some(format!("updated the healthy {ordinal} while {down} is not healthy"))
 }
 
-/// A pod is declared ended because a person gave up its node: it is as if forced away.
-fn give_up(server: &mut Server, pod: &str) {
-    let Some(pod) = server.get::<Pod>(pod).cloned() else { return };
-    let gone = server.oracle.runs.get(&Actor::PodGarbage).and_then(|r| r.gone.clone());
-    let given_up = |node: &str| gone.as_deref() == Some(node) || server.oracle.given_up.contains(node);
-    if pod::node_name(&pod).is_some_and(given_up) {
-        server.oracle.released.insert(uid(&pod).to_owned());
+/// Whether a claim goes away: it is marked, or belongs to an earlier pod, with which it goes.
+fn goes(claim: &PersistentVolumeClaim) -> bool {
+    let meta = &claim.metadata;
+    meta.deletion_timestamp.is_some() || meta.owner_references.iter().flatten().any(|o| o.kind == "Pod")
+}
+
+/// A person has given up a node: its object is deleted, or it is tainted out of service and not Ready.
+fn is_given_up(server: &Server, node: &str) -> bool {
+    server.get::<Node>(node).is_none_or(|node| {
+        let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+        taints.iter().any(|t| t.key == monitor::OUT_OF_SERVICE) && monitor::ready(node) != Some("True")
+    })
+}
+
+/// A pod is declared ended, or removed, without its kubelet's word. That is right only if it never had a node, or if a
+/// person has given that up: then it is as if forced away.
+fn giving_up(server: &Server, pod: &str) -> Meaning {
+    let Some(pod) = server.get::<Pod>(pod) else { return Meaning::Fine };
+    let Some(node) = pod::node_name(pod) else { return Meaning::Fine };
+    let run = server.oracle.runs.get(&Actor::PodGarbage);
+    let told = run.and_then(|r| r.nodes.get(node)).copied();
+    if told.unwrap_or_else(|| is_given_up(server, node)) {
+        return Meaning::Releases(uid(pod).to_owned());
     }
+    Meaning::Wrong(format!("{} ({}) given up on {node}, which nobody gave up", name(pod), uid(pod)))
 }
 
 fn is_lost(taint: &Taint) -> bool {
     taint.effect == "NoExecute" && [monitor::UNREACHABLE, monitor::NOT_READY].contains(&taint.key.as_str())
+}
+
+/// One that people add.
+fn is_foreign(taint: &Taint) -> bool {
+    taint.effect == "NoExecute" && !is_lost(taint)
 }
 
 fn eviction(server: &Server, victim: &str) -> Option<String> {
@@ -376,8 +428,10 @@ fn eviction(server: &Server, victim: &str) -> Option<String> {
     let name = pod::node_name(pod)?;
     let node = server.get::<Node>(name)?;
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
-    if taints.iter().any(|t| t.effect == "NoExecute" && !is_lost(t)) {
-        // One that people add, and the pod does not tolerate.
+    let untainted = server.oracle.untainted.get(name);
+    if taints.iter().any(is_foreign) || untainted.is_some_and(|at| server.now.duration_since(*at) < UNDER_WAY)
+    {
+        // The pod does not tolerate it.
         return None;
     }
     let age = server.now.duration_since(node.metadata.creation_timestamp.as_ref()?.0);
@@ -387,7 +441,11 @@ fn eviction(server: &Server, victim: &str) -> Option<String> {
         // A person deleted the node, and it has registered anew: what is decided is still about the old one.
         return None;
     }
-    let added = *server.oracle.lost.get(name)?;
+    // It may have been heard of again since the controller looked.
+    let oracle = &server.oracle;
+    let Some(added) = oracle.lost.get(name).or_else(|| oracle.was_lost.get(name)).copied() else {
+        return Some(format!("{victim} evicted from {name}, which was never lost"));
+    };
     if server.now.duration_since(added) < SignedDuration::from_secs(TOLERATION) {
         return Some(format!("{victim} evicted from {name} before its toleration ran out: {taints:?}"));
     }

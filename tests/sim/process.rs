@@ -171,7 +171,9 @@ impl<C: Controller> Loop for Keyed<C> {
             && (self.runs.is_empty() || rng.bool())
             && let Some(Some(key)) = self.queue.next().now_or_never()
         {
-            lock(server).oracle.begin_run(self.actor);
+            if self.runs.is_empty() {
+                lock(server).oracle.begin_run(self.actor);
+            }
             let (controller, of) = (self.controller.clone(), key.clone());
             self.runs.push((key, async move { controller.reconcile(&of).await }.boxed()));
         }
@@ -325,6 +327,9 @@ impl Process {
         let server = self.server.clone();
         let feed = &mut self.feeds[feed];
         let newest = lock(&server).log.len();
+        if feed.cursor == Some(newest) {
+            return false;
+        }
         let mut shown = Vec::new();
         let listed = feed.cursor.is_none();
         match feed.cursor {
@@ -358,6 +363,13 @@ impl Process {
         let (feed, most) = (rng.usize(..self.feeds.len()), 1 << rng.u8(..6));
         let stale = if rng.u8(..3) == 0 { rng.usize(..60) } else { 0 };
         self.watch(feed, most, stale);
+    }
+
+    /// Shows its cache of one kind all there is.
+    pub(crate) fn show(&mut self, kind: &str) {
+        if let Some(feed) = self.feeds.iter().position(|f| f.kind == kind) {
+            self.watch(feed, usize::MAX, 0);
+        }
     }
 
     /// Lists everything as it is, but one kind as it was.

@@ -1,7 +1,7 @@
 //! An API server of plain data with the real one's rules: one object a name, revisions, preconditions, graceful deletion
 //! of what runs on a node, finalizers. Every change is an event in one log, which watches show sooner or later.
 
-use super::oracle::{Oracle, Run};
+use super::oracle::{Meaning, Oracle, Run};
 use api::conditions;
 use client::stage::{Call, Object, Reply, Verb};
 use jiff::{SignedDuration, Timestamp};
@@ -489,8 +489,17 @@ impl Server {
 
     /// Whether it has asked for a change and not been served yet.
     pub(crate) fn is_writing(&self, actor: Actor) -> bool {
-        let writes = |f: &InFlight| !matches!(f.call.verb, Verb::Get | Verb::List(_));
-        self.in_flight.iter().any(|f| f.actor == actor && f.ticket != 0 && writes(f))
+        self.writing(actor).next().is_some()
+    }
+
+    /// How many changes of objects of a kind it has asked for and not been served.
+    pub(crate) fn writes(&self, actor: Actor, kind: &str) -> usize {
+        self.writing(actor).filter(|f| f.call.kind == kind).count()
+    }
+
+    fn writing(&self, actor: Actor) -> impl Iterator<Item = &InFlight> {
+        let writes = |f: &&InFlight| !matches!(f.call.verb, Verb::Get | Verb::List(_));
+        self.in_flight.iter().filter(move |f| f.actor == actor && f.ticket != 0).filter(writes)
     }
 
     /// Lets a request of a crashed process arrive.
@@ -512,7 +521,11 @@ impl Server {
         if !matches!(call.verb, Verb::Get | Verb::List(_)) {
             self.say(|| format!("{actor:?}: {} {} {}", verb(&call.verb), call.kind, named(&call)));
         }
-        let wrong = Oracle::before(self, actor, &call);
+        let meaning = Oracle::before(self, actor, &call);
+        let released = match &meaning {
+            Meaning::Releases(uid) => self.oracle.released.insert(uid.clone()),
+            _ => false,
+        };
         let one = |object: Obj| Ok(Reply::Object(object.any()));
         let answer = match &call.verb {
             Verb::Get => self.find(call.kind, &call.name).and_then(one),
@@ -533,10 +546,15 @@ impl Server {
                 self.bind(&call.name, binding).map(|()| Reply::Value(json!({})))
             }
         };
-        match (&answer, wrong) {
-            (Err(error), _) => self.say(|| format!("  refused: {error}")),
-            (Ok(_), Some(wrong)) => self.oracle.violated(wrong),
-            (Ok(_), None) => {}
+        match (&answer, meaning) {
+            (Err(error), meaning) => {
+                self.say(|| format!("  refused: {error}"));
+                if let (true, Meaning::Releases(uid)) = (released, meaning) {
+                    self.oracle.released.remove(&uid);
+                }
+            }
+            (Ok(_), Meaning::Wrong(wrong)) => self.oracle.violated(wrong),
+            (Ok(_), _) => {}
         }
         answer
     }

@@ -21,6 +21,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 use story::{Story, populate};
+pub(crate) use temper::Focus;
 use temper::{Temper, pick};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -56,19 +57,31 @@ thread_local! {
 }
 
 impl World {
-    fn new(mut rng: fastrand::Rng, server: Server, machines: Vec<Machine>, client: &kube::Client) -> Self {
+    fn new(
+        mut rng: fastrand::Rng,
+        server: Server,
+        machines: Vec<Machine>,
+        client: &kube::Client,
+        focus: Focus,
+    ) -> Self {
         let server = Arc::new(Mutex::new(server));
         let nodes =
             NODES.iter().zip(machines).map(|(node, machine)| Kubelet::new(node, &server, machine)).collect();
         let processes = PROCESSES.iter().map(|actor| Process::start(*actor, &server, client)).collect();
-        let temper = Temper::of(&mut rng);
+        let temper = Temper::of(&mut rng, focus);
         Self { rng, server, client: client.clone(), processes, nodes, temper }
     }
 
-    fn empty(story: Story, mut rng: fastrand::Rng, broken: Option<Promise>, client: &kube::Client) -> Self {
+    fn empty(
+        story: Story,
+        mut rng: fastrand::Rng,
+        broken: Option<Promise>,
+        client: &kube::Client,
+        focus: Focus,
+    ) -> Self {
         let mut server = Server::new(Timestamp::from_second(1_800_000_000).unwrap(), rng.fork(), broken);
         populate(&mut server, story);
-        let mut world = Self::new(rng, server, vec![Machine::default(); NODES.len()], client);
+        let mut world = Self::new(rng, server, vec![Machine::default(); NODES.len()], client, focus);
         world.nodes.iter_mut().for_each(Kubelet::beat);
         world
     }
@@ -76,20 +89,22 @@ impl World {
     /// The world of a seed, at its beginning.
     pub(crate) fn of_seed(
         seed: u64,
+        focus: Focus,
         broken: Option<Promise>,
         client: &kube::Client,
         listen: bool,
     ) -> Result<Self, String> {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let story = Story::of(&mut rng);
+        let mut story = Story::of(&mut rng);
+        focus.story(&mut story);
         let world = if rng.u8(..4) == 0 {
-            Self::empty(story, rng, broken, client)
+            Self::empty(story, rng, broken, client, focus)
         } else {
             let rest = Self::at_rest_of(story, broken, client)?;
             let rest_of = lock(&rest.server);
             let mut server = Server::new(rest_of.now, rng.fork(), broken);
             server.resume(&rest_of);
-            Self::new(rng, server, rest.machines.clone(), client)
+            Self::new(rng, server, rest.machines.clone(), client, focus)
         };
         lock(&world.server).oracle.history = listen.then(Vec::new);
         world.say(|| format!("{story:?}"));
@@ -100,7 +115,7 @@ impl World {
         if let Some(rest) = AT_REST.with_borrow(|all| all.get(&story).cloned()) {
             return Ok(rest);
         }
-        let mut world = Self::empty(story, fastrand::Rng::with_seed(0), broken, client);
+        let mut world = Self::empty(story, fastrand::Rng::with_seed(0), broken, client, Focus::Everywhere);
         lock(&world.server).faults = false;
         world.settle(ROUNDS)?;
         let machines = world.nodes.iter_mut().map(|n| std::mem::take(&mut n.machine)).collect();

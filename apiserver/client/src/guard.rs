@@ -21,7 +21,7 @@ pub enum Guard {
     AllSilent,
     /// Eviction: it marks, and the object stays until the kubelet has seen the containers dead.
     GracefulEviction,
-    /// Pod garbage: the API server is asked whether the node is really gone.
+    /// Pod garbage: the API server is asked whether the node is really gone, or out of service.
     NodeAsked,
     /// Pod garbage: what is removed is the pod that was looked at.
     GarbageUid,

@@ -32,10 +32,6 @@ impl Kubelet {
         let shared = self.server.clone();
         let mut server = lock(&shared);
         if server.get::<Node>(&self.node).is_none() {
-            if self.told_ready {
-                return; // Only a kubelet that starts registers.
-            }
-            server.oracle.given_up.remove(&self.node);
             let _ = server.create(node(&self.node));
         }
         let now = server.now;

@@ -14,7 +14,7 @@ use controllers::stateful_set::status;
 use jiff::SignedDuration;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Node, PersistentVolume, Pod},
+    core::v1::{PersistentVolume, Pod},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,13 +29,6 @@ impl World {
             self.up(at);
         }
         update(&mut lock(&self.server), "v9");
-        let missing: Vec<usize> = (0..self.nodes.len())
-            .filter(|at| lock(&self.server).get::<Node>(&self.nodes[*at].node).is_none())
-            .collect();
-        for at in missing {
-            self.nodes[at].crash(&mut self.rng);
-            self.nodes[at].start();
-        }
     }
 
     /// Everybody does their work until nobody has any.

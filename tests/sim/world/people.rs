@@ -32,21 +32,7 @@ impl World {
         match (act, pod) {
             (Act::Scale, _) => {
                 let replicas = self.rng.i32(0..5);
-                server.say(|| format!("person: scale to {replicas}"));
-                server.change::<StatefulSet>(SET, |set| {
-                    set.spec.get_or_insert_default().replicas = Some(replicas);
-                    *set.metadata.generation.get_or_insert(0) += 1;
-                });
-                let deletes = identity::retention(server.get::<StatefulSet>(SET).unwrap()).delete_when_scaled;
-                if deletes {
-                    let end = identity::start(server.get::<StatefulSet>(SET).unwrap()) + replicas;
-                    let let_go: Vec<String> = server
-                        .all::<PersistentVolumeClaim>()
-                        .filter(|c| c.metadata.name.as_deref().and_then(api::pod::ordinal) >= Some(end))
-                        .filter_map(|c| c.metadata.uid.clone())
-                        .collect();
-                    server.oracle.scaled_claims.extend(let_go);
-                }
+                scale(&mut server, replicas);
             }
             (Act::Update, _) => {
                 let image = self.rng.choice(["v0", "v1", "v2", BAD]).unwrap();
@@ -73,27 +59,15 @@ impl World {
                 }
             }
             (Act::DeleteNode, _) => {
-                let gone: Vec<&Kubelet> = self.nodes.iter().filter(|n| !n.up || !n.linked).collect();
-                if let Some(node) = self.rng.choice(gone) {
+                if let Some(node) = self.rng.choice(&self.nodes) {
                     server.say(|| format!("person: delete node {}", node.node));
-                    server.oracle.given_up.insert(node.node.clone());
                     let _ = server.delete("Node", &node.node, &DeleteParams::default());
                 }
             }
             (Act::OutOfService, _) => {
                 let gone: Vec<&Kubelet> = self.nodes.iter().filter(|n| !n.up || !n.linked).collect();
                 if let Some(node) = self.rng.choice(gone) {
-                    server.say(|| format!("person: {} is out of service", node.node));
-                    server.oracle.given_up.insert(node.node.clone());
-                    server.change::<Node>(&node.node, |node| {
-                        let taints = node.spec.get_or_insert_default().taints.get_or_insert_default();
-                        taints.retain(|t| t.key != monitor::OUT_OF_SERVICE);
-                        taints.push(Taint {
-                            key: monitor::OUT_OF_SERVICE.into(),
-                            effect: "NoExecute".into(),
-                            ..Taint::default()
-                        });
-                    });
+                    out_of_service(&mut server, &node.node);
                 }
             }
             (Act::FreeDisk, _) => free_disk(&mut server, &mut self.rng),
@@ -113,6 +87,39 @@ pub(super) fn update(server: &mut Server, image: &str) {
         let spec = set.spec.get_or_insert_default();
         spec.template.spec.get_or_insert_default().containers[0].image = Some(image.to_owned());
         *set.metadata.generation.get_or_insert(0) += 1;
+    });
+}
+
+/// A person wants another number of pods.
+pub(super) fn scale(server: &mut Server, replicas: i32) {
+    server.say(|| format!("person: scale to {replicas}"));
+    server.change::<StatefulSet>(SET, |set| {
+        set.spec.get_or_insert_default().replicas = Some(replicas);
+        *set.metadata.generation.get_or_insert(0) += 1;
+    });
+    let set = server.get::<StatefulSet>(SET).unwrap();
+    if identity::retention(set).delete_when_scaled {
+        let end = identity::start(set) + replicas;
+        let let_go: Vec<String> = server
+            .all::<PersistentVolumeClaim>()
+            .filter(|c| c.metadata.name.as_deref().and_then(api::pod::ordinal) >= Some(end))
+            .filter_map(|c| c.metadata.uid.clone())
+            .collect();
+        server.oracle.scaled_claims.extend(let_go);
+    }
+}
+
+/// A person says that a node is off.
+pub(super) fn out_of_service(server: &mut Server, node: &str) {
+    server.say(|| format!("person: {node} is out of service"));
+    server.change::<Node>(node, |node| {
+        let taints = node.spec.get_or_insert_default().taints.get_or_insert_default();
+        taints.retain(|t| t.key != monitor::OUT_OF_SERVICE);
+        taints.push(Taint {
+            key: monitor::OUT_OF_SERVICE.into(),
+            effect: "NoExecute".into(),
+            ..Taint::default()
+        });
     });
 }
 
@@ -141,21 +148,8 @@ pub(super) fn free_disk(server: &mut Server, rng: &mut fastrand::Rng) {
     }
 }
 
-/// A person gives up claims whose volume was taken away, and the pods that wait for them; and surplus pods that wait for a
-/// claim somebody deleted, which the set makes for wanted pods only.
+/// A person gives up claims whose volume was taken away, and the pods that wait for them.
 pub(super) fn give_up_lost(server: &mut Server) {
-    let wanted = wanted(server.get::<StatefulSet>(SET).unwrap());
-    let waiting: Vec<String> = server
-        .all::<Pod>()
-        .filter(|p| api::pod::node_name(p).is_none())
-        .map(|p| name(p).to_owned())
-        .filter(|name| !wanted.contains(name))
-        .filter(|name| server.get::<PersistentVolumeClaim>(&format!("data-{name}")).is_none())
-        .collect();
-    for pod in waiting {
-        server.say(|| format!("person: gives up {pod}"));
-        let _ = server.delete("Pod", &pod, &DeleteParams::default());
-    }
     let lost = |c: &&Arc<PersistentVolumeClaim>| {
         c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Lost")
             && c.metadata.deletion_timestamp.is_none()

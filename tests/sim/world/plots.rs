@@ -1,6 +1,11 @@
 //! Plots: what chance alone would bring together too rarely.
 
-use super::{BURST, NODES, TURN, World, people::update};
+mod binding;
+
+use super::{
+    BURST, NODES, TURN, World,
+    people::{out_of_service, update},
+};
 use crate::{
     oracle::{name, uid},
     process::lock,
@@ -117,7 +122,6 @@ impl World {
         {
             let mut server = lock(&self.server);
             server.say(|| format!("person: delete node {node}"));
-            server.oracle.given_up.insert(node.clone());
             let _ = server.delete("Node", &node, &DeleteParams::default());
         }
         let garbage = self.processes.iter().position(|p| p.actor == Actor::PodGarbage).unwrap_or(0);
@@ -139,6 +143,24 @@ impl World {
         }
     }
 
+    /// A lost node is declared out of service, and is taken back into service before whoever removes its pods has acted.
+    pub(super) fn out_of_service_and_back(&mut self, at: usize) {
+        let node = self.nodes[at].node.clone();
+        self.cut(at);
+        self.long_wait();
+        out_of_service(&mut lock(&self.server), &node);
+        let garbage = self.processes.iter().position(|p| p.actor == Actor::PodGarbage).unwrap_or(0);
+        self.processes[garbage].catch_up();
+        self.link(at);
+        self.nodes[at].watch(usize::MAX, 0);
+        let most = self.rng.usize(..8);
+        for _ in 0..most {
+            self.nodes[at].step(&mut self.rng);
+        }
+        self.advance(SignedDuration::from_secs(1));
+        self.burst(garbage);
+    }
+
     /// What removes the pods of a lost node ends in the middle of it; what it had asked for comes when others are in place.
     pub(super) fn late_garbage(&mut self, garbage: usize, node: &str) {
         for _ in 0..12 {
@@ -152,6 +174,7 @@ impl World {
             }
         }
     }
+
     /// A process ends when it has just sent something. Its successor does the same work, and more; then that arrives.
     pub(super) fn late_twin(&mut self) {
         if self.rng.bool() {

@@ -1,5 +1,7 @@
 //! What people do and what goes wrong, and how often in one schedule.
 
+use super::story::Story;
+
 /// What people do, by how often.
 const PEOPLE: [(u32, Act); 8] = [
     (6, Act::Scale),
@@ -25,7 +27,7 @@ pub(super) enum Act {
 }
 
 /// What goes wrong, by how often.
-const TROUBLES: [(u32, Trouble); 17] = [
+const TROUBLES: [(u32, Trouble); 22] = [
     (5, Trouble::Crash),
     (2, Trouble::Repeat),
     (2, Trouble::Cut),
@@ -43,6 +45,11 @@ const TROUBLES: [(u32, Trouble); 17] = [
     (2, Trouble::NodeMadeAnew),
     (2, Trouble::LateTwin),
     (1, Trouble::StaleClaims),
+    (1, Trouble::LateBinding),
+    (1, Trouble::LateReservation),
+    (1, Trouble::HalfReserved),
+    (1, Trouble::FreedDisk),
+    (1, Trouble::BackInService),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +71,57 @@ pub(super) enum Trouble {
     NodeMadeAnew,
     LateTwin,
     StaleClaims,
+    LateBinding,
+    LateReservation,
+    HalfReserved,
+    FreedDisk,
+    BackInService,
 }
+
+/// Where a search looks for what goes wrong without one rule: among schedules in which that rule is asked more often than
+/// chance would have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Focus {
+    Everywhere,
+    Bindings,
+    Reservations,
+    HalfReservations,
+    FreedDisks,
+    NodesBackInService,
+}
+
+impl Focus {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Bindings,
+        Self::Reservations,
+        Self::HalfReservations,
+        Self::FreedDisks,
+        Self::NodesBackInService,
+    ];
+
+    /// What such schedules are about: claims that are bound to people's volumes, several at a time.
+    pub(super) fn story(self, story: &mut Story) {
+        if !matches!(self, Self::Everywhere | Self::NodesBackInService) {
+            let static_volumes = self != Self::Bindings;
+            *story =
+                Story { static_volumes, wait_for_consumer: false, ordered: false, replicas: 1, ..*story };
+        }
+    }
+
+    fn trouble(self) -> Option<Trouble> {
+        match self {
+            Self::Everywhere => None,
+            Self::Bindings => Some(Trouble::LateBinding),
+            Self::Reservations => Some(Trouble::LateReservation),
+            Self::HalfReservations => Some(Trouble::HalfReserved),
+            Self::FreedDisks => Some(Trouble::FreedDisk),
+            Self::NodesBackInService => Some(Trouble::BackInService),
+        }
+    }
+}
+
+/// How often a search's own trouble happens: about every second time.
+const OFTEN: u32 = 40;
 
 /// What a schedule is prone to. Each leaves out some things and overdoes others: together they find more than the average
 /// would.
@@ -80,10 +137,11 @@ pub(super) struct Temper {
 }
 
 impl Temper {
-    pub(super) fn of(rng: &mut fastrand::Rng) -> Self {
+    pub(super) fn of(rng: &mut fastrand::Rng, focus: Focus) -> Self {
         let mut often = || rng.choice([0, 1, 1, 3]).unwrap_or(1);
         let people = PEOPLE.iter().map(|(weight, act)| (weight * often(), *act)).collect();
-        let troubles = TROUBLES.iter().map(|(weight, trouble)| (weight * often(), *trouble)).collect();
+        let troubles = TROUBLES.iter().map(|(weight, trouble)| (weight * often(), *trouble));
+        let troubles = troubles.chain(focus.trouble().map(|trouble| (OFTEN, trouble))).collect();
         Self { people, troubles, slow: rng.u8(..4), fresh: rng.u8(..4), stubborn: rng.bool() }
     }
 }

@@ -5,7 +5,7 @@ use crate::process::{Process, lock};
 use controllers::node_lifecycle::monitor;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
 use kube::api::DeleteParams;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 impl World {
     pub(super) fn trouble(&mut self) {
@@ -51,6 +51,11 @@ impl World {
             Some(Trouble::NodeMadeAnew) => self.node_made_anew(at),
             Some(Trouble::LateTwin) => self.late_twin(),
             Some(Trouble::StaleClaims) => self.stale_claims(),
+            Some(Trouble::LateBinding) => self.late_binding(),
+            Some(Trouble::LateReservation) => self.late_reservation(),
+            Some(Trouble::HalfReserved) => self.half_reserved(),
+            Some(Trouble::FreedDisk) => self.freed_disk(),
+            Some(Trouble::BackInService) => self.out_of_service_and_back(at),
             None => {}
         }
         self.collect_garbage();
@@ -97,7 +102,6 @@ impl World {
         let name = &self.nodes[at].node;
         let tainted = server.get::<Node>(name).is_some();
         if tainted {
-            server.oracle.given_up.remove(name);
             server.change::<Node>(name, |node| {
                 if let Some(taints) = &mut node.spec.get_or_insert_default().taints {
                     taints.retain(|t| t.key != monitor::OUT_OF_SERVICE);
@@ -109,13 +113,17 @@ impl World {
     /// Claims whose owners are gone go.
     pub(super) fn collect_garbage(&mut self) {
         let mut server = lock(&self.server);
-        let there: BTreeSet<String> = server.objects.values().filter_map(|o| o.meta().uid.clone()).collect();
+        let owned = |c: &&Arc<PersistentVolumeClaim>| {
+            c.metadata.owner_references.as_ref().is_some_and(|o| !o.is_empty())
+        };
+        if !server.all::<PersistentVolumeClaim>().any(|c| owned(&c)) {
+            return;
+        }
+        let there: BTreeSet<&str> = server.objects.values().filter_map(|o| o.meta().uid.as_deref()).collect();
         let orphans: Vec<String> = server
             .all::<PersistentVolumeClaim>()
-            .filter(|c| {
-                let owners = c.metadata.owner_references.as_deref().unwrap_or_default();
-                !owners.is_empty() && owners.iter().all(|o| !there.contains(&o.uid))
-            })
+            .filter(owned)
+            .filter(|c| c.metadata.owner_references.iter().flatten().all(|o| !there.contains(o.uid.as_str())))
             .filter_map(|c| c.metadata.name.clone())
             .collect();
         for claim in orphans {
