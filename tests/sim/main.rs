@@ -36,7 +36,7 @@ const PARTS: u64 = 4;
 /// In so many schedules a missing guard must be found.
 const SEARCH: u64 = 20_000;
 /// How many schedules of each search's kind are tried with all rules in place.
-const FOCUSED: u64 = 50;
+const FOCUSED: u64 = 20;
 /// How much of the story is told when a schedule fails.
 const TOLD: usize = 120;
 

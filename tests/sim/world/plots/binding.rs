@@ -113,6 +113,10 @@ impl World {
             .all::<PersistentVolume>()
             .filter(|v| claim_of(v).is_some_and(|uid| !held.contains(&uid)))
             .filter(|v| v.metadata.name.as_ref().is_some_and(|n| n.starts_with("disk-")))
+            .filter(|v| {
+                let path = v.spec.as_ref().and_then(|s| Some(s.host_path.as_ref()?.path.as_str()));
+                !server.oracle.live.values().any(|l| l.path.as_deref() == path)
+            })
             .filter_map(|v| v.metadata.name.clone())
             .collect();
         for volume in released {
