@@ -8,6 +8,7 @@
 
 mod read;
 mod table;
+pub(crate) mod wire;
 mod write;
 
 pub use read::parse;

@@ -104,11 +104,21 @@ impl<K> Api<K>
 where
     K: k8s_openapi::Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
-    pub async fn get(&self, name: &str) -> kube::Result<K> {
+    /// What the API server answers, or the stage to `verb`.
+    async fn staged(
+        &self,
+        real: impl Future<Output = kube::Result<K>>,
+        name: &str,
+        verb: impl FnOnce() -> kube::Result<Verb>,
+    ) -> kube::Result<K> {
         match &self.stage {
-            None => self.api.get(name).await,
-            Some(stage) => one(stage, name, Verb::Get).await,
+            None => real.await,
+            Some(stage) => one(stage, name, verb()?).await,
         }
+    }
+
+    pub async fn get(&self, name: &str) -> kube::Result<K> {
+        self.staged(self.api.get(name), name, || Ok(Verb::Get)).await
     }
 
     pub async fn get_opt(&self, name: &str) -> kube::Result<Option<K>> {
@@ -139,17 +149,17 @@ where
     }
 
     pub async fn replace(&self, name: &str, params: &PostParams, object: &K) -> kube::Result<K> {
-        match &self.stage {
-            None => self.api.replace(name, params, object).await,
-            Some(stage) => one(stage, name, Verb::Replace(Arc::new(object.clone()))).await,
-        }
+        self.staged(self.api.replace(name, params, object), name, || {
+            Ok(Verb::Replace(Arc::new(object.clone())))
+        })
+        .await
     }
 
     pub async fn replace_status(&self, name: &str, params: &PostParams, object: &K) -> kube::Result<K> {
-        match &self.stage {
-            None => self.api.replace_status(name, params, object).await,
-            Some(stage) => one(stage, name, Verb::ReplaceStatus(Arc::new(object.clone()))).await,
-        }
+        self.staged(self.api.replace_status(name, params, object), name, || {
+            Ok(Verb::ReplaceStatus(Arc::new(object.clone())))
+        })
+        .await
     }
 
     pub async fn patch<P: Serialize + Debug>(
@@ -158,10 +168,7 @@ where
         params: &PatchParams,
         patch: &Patch<P>,
     ) -> kube::Result<K> {
-        match &self.stage {
-            None => self.api.patch(name, params, patch).await,
-            Some(stage) => one(stage, name, Verb::Patch(content(patch)?)).await,
-        }
+        self.staged(self.api.patch(name, params, patch), name, || content(patch).map(Verb::Patch)).await
     }
 
     pub async fn patch_status<P: Serialize + Debug>(
@@ -170,10 +177,10 @@ where
         params: &PatchParams,
         patch: &Patch<P>,
     ) -> kube::Result<K> {
-        match &self.stage {
-            None => self.api.patch_status(name, params, patch).await,
-            Some(stage) => one(stage, name, Verb::PatchStatus(content(patch)?)).await,
-        }
+        self.staged(self.api.patch_status(name, params, patch), name, || {
+            content(patch).map(Verb::PatchStatus)
+        })
+        .await
     }
 
     pub async fn delete(&self, name: &str, params: &DeleteParams) -> kube::Result<()> {

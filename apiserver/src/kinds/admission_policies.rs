@@ -8,9 +8,10 @@ use api::field::{Errors, Path};
 use api::names;
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{
-    MatchResources, MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ParamKind, ParamRef,
-    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+    MatchCondition, MatchResources, MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ParamKind,
+    ParamRef, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 const BINDING_COLUMNS: &[Column] = &[
@@ -129,11 +130,41 @@ fn reference_cell(reference: Option<&ParamRef>) -> Value {
     format!("{namespace}/{name}").into()
 }
 
-fn policy_name(name: &str, path: &Path, errors: &mut Errors) {
-    match name {
+/// What both kinds of policy may say of when they fail, of parameters and of what they are about.
+fn validate_policy(
+    failure: Option<&str>,
+    parameters: Option<&ParamKind>,
+    constraints: Option<&MatchResources>,
+    conditions: Option<&[MatchCondition]>,
+    errors: &mut Errors,
+) {
+    let path = Path::new("spec");
+    pod_spec::enumerated(failure, &["Fail", "Ignore"], &path.child("failurePolicy"), errors);
+    validate_param_kind(parameters, &path, errors);
+    validate_constraints(constraints, &path, errors);
+    validate_conditions(conditions.unwrap_or_default(), &path.child("matchConditions"), errors);
+}
+
+/// What both kinds of binding may say: of which policy, with which parameters, about what.
+fn validate_binding(
+    policy: &str,
+    reference: Option<&ParamRef>,
+    resources: Option<&MatchResources>,
+    errors: &mut Errors,
+) {
+    let path = Path::new("spec");
+    match policy {
         "" => errors.required(&path.child("policyName"), ""),
         name => errors.invalid_each(&path.child("policyName"), name, names::dns_subdomain(name)),
     }
+    validate_param_ref(reference, &path, errors);
+    if let Some(resources) = resources {
+        validate_match(resources, &path.child("matchResources"), errors);
+    }
+}
+
+fn binding_row(meta: &ObjectMeta, policy: Value, reference: Option<&ParamRef>, now: Timestamp) -> Vec<Value> {
+    vec![cells::name(meta), policy, reference_cell(reference), cells::age(meta, now)]
 }
 
 pub(super) struct ValidatingPolicies;
@@ -184,17 +215,9 @@ impl Kind for ValidatingPolicies {
     fn validate(object: &ValidatingAdmissionPolicy) -> Errors {
         let (mut errors, path) = (Errors::default(), Path::new("spec"));
         let spec = object.spec.clone().unwrap_or_default();
-        let policies = ["Fail", "Ignore"];
-        pod_spec::enumerated(
-            spec.failure_policy.as_deref(),
-            &policies,
-            &path.child("failurePolicy"),
-            &mut errors,
-        );
-        validate_param_kind(spec.param_kind.as_ref(), &path, &mut errors);
-        validate_constraints(spec.match_constraints.as_ref(), &path, &mut errors);
-        let conditions = spec.match_conditions.unwrap_or_default();
-        validate_conditions(&conditions, &path.child("matchConditions"), &mut errors);
+        let conditions = spec.match_conditions.as_deref();
+        let (kind, constraints) = (spec.param_kind.as_ref(), spec.match_constraints.as_ref());
+        validate_policy(spec.failure_policy.as_deref(), kind, constraints, conditions, &mut errors);
         let (validations, annotations) =
             (spec.validations.unwrap_or_default(), spec.audit_annotations.unwrap_or_default());
         if validations.is_empty() && annotations.is_empty() {
@@ -269,20 +292,12 @@ impl Kind for MutatingPolicies {
     fn validate(object: &MutatingAdmissionPolicy) -> Errors {
         let (mut errors, path) = (Errors::default(), Path::new("spec"));
         let spec = object.spec.clone().unwrap_or_default();
-        let policies = ["Fail", "Ignore"];
-        pod_spec::enumerated(
-            spec.failure_policy.as_deref(),
-            &policies,
-            &path.child("failurePolicy"),
-            &mut errors,
-        );
+        let conditions = spec.match_conditions.as_deref();
+        let (kind, constraints) = (spec.param_kind.as_ref(), spec.match_constraints.as_ref());
+        validate_policy(spec.failure_policy.as_deref(), kind, constraints, conditions, &mut errors);
         let again = ["Never", "IfNeeded"];
         let reinvocation = spec.reinvocation_policy.as_deref();
         pod_spec::enumerated(reinvocation, &again, &path.child("reinvocationPolicy"), &mut errors);
-        validate_param_kind(spec.param_kind.as_ref(), &path, &mut errors);
-        validate_constraints(spec.match_constraints.as_ref(), &path, &mut errors);
-        let conditions = spec.match_conditions.as_deref().unwrap_or_default();
-        validate_conditions(conditions, &path.child("matchConditions"), &mut errors);
         if spec.mutations.as_ref().is_none_or(|m| m.is_empty()) {
             errors.required(&path.child("mutations"), "mutations must contain at least one item");
         }
@@ -331,11 +346,8 @@ impl Kind for ValidatingBindings {
 
     fn validate(object: &ValidatingAdmissionPolicyBinding) -> Errors {
         let (mut errors, path, spec) = (Errors::default(), Path::new("spec"), &object.spec);
-        policy_name(&spec.policy_name, &path, &mut errors);
-        validate_param_ref(spec.param_ref.as_ref(), &path, &mut errors);
-        if let Some(resources) = &spec.match_resources {
-            validate_match(resources, &path.child("matchResources"), &mut errors);
-        }
+        let (reference, resources) = (spec.param_ref.as_ref(), spec.match_resources.as_ref());
+        validate_binding(&spec.policy_name, reference, resources, &mut errors);
         let (actions, path) = (&spec.validation_actions, path.child("validationActions"));
         if actions.is_empty() {
             errors.required(&path, "at least one validation action is required");
@@ -363,12 +375,7 @@ impl Kind for ValidatingBindings {
 
     fn row(object: &ValidatingAdmissionPolicyBinding, now: Timestamp) -> Vec<Value> {
         let spec = &object.spec;
-        vec![
-            cells::name(&object.metadata),
-            spec.policy_name.clone().into(),
-            reference_cell(spec.param_ref.as_ref()),
-            cells::age(&object.metadata, now),
-        ]
+        binding_row(&object.metadata, spec.policy_name.clone().into(), spec.param_ref.as_ref(), now)
     }
 }
 
@@ -394,13 +401,10 @@ impl Kind for MutatingBindings {
     }
 
     fn validate(object: &MutatingAdmissionPolicyBinding) -> Errors {
-        let (mut errors, path) = (Errors::default(), Path::new("spec"));
+        let mut errors = Errors::default();
         let spec = object.spec.clone().unwrap_or_default();
-        policy_name(spec.policy_name.as_deref().unwrap_or_default(), &path, &mut errors);
-        validate_param_ref(spec.param_ref.as_ref(), &path, &mut errors);
-        if let Some(resources) = &spec.match_resources {
-            validate_match(resources, &path.child("matchResources"), &mut errors);
-        }
+        let (reference, resources) = (spec.param_ref.as_ref(), spec.match_resources.as_ref());
+        validate_binding(spec.policy_name.as_deref().unwrap_or_default(), reference, resources, &mut errors);
         errors
     }
 
@@ -409,11 +413,8 @@ impl Kind for MutatingBindings {
     }
 
     fn row(object: &MutatingAdmissionPolicyBinding, now: Timestamp) -> Vec<Value> {
-        vec![
-            cells::name(&object.metadata),
-            cells::text(object.spec.as_ref().and_then(|s| s.policy_name.as_ref())),
-            reference_cell(object.spec.as_ref().and_then(|s| s.param_ref.as_ref())),
-            cells::age(&object.metadata, now),
-        ]
+        let spec = object.spec.as_ref();
+        let policy = cells::text(spec.and_then(|s| s.policy_name.as_ref()));
+        binding_row(&object.metadata, policy, spec.and_then(|s| s.param_ref.as_ref()), now)
     }
 }

@@ -1,28 +1,17 @@
 //! ReplicaSet: a number of pods that are all alike.
 
+use super::shared::replicas::{self, Counts};
 use super::shared::spec_and_status::spec_and_status;
-use super::shared::{cells, label_selector, object_meta, pod_template};
+use super::shared::{label_selector, object_meta, pod_template};
 use super::{Column, Kind, Subresource};
 use api::field::{Errors, Path};
 use api::selector::Selector;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 
 pub(super) struct ReplicaSets;
-
-/// Shared with ReplicationController, which prints the same.
-pub(super) const COLUMNS: &[Column] = &[
-    Column::name(),
-    Column::new("Desired", "integer", 0, "Number of pods that are wanted."),
-    Column::new("Current", "integer", 0, "Number of pods there are."),
-    Column::new("Ready", "integer", 0, "Number of pods that are ready."),
-    Column::age(),
-    Column::new("Containers", "string", 1, "Names of each container in the template."),
-    Column::new("Images", "string", 1, "Images referenced by each container in the template."),
-    Column::new("Selector", "string", 1, "Label query that the pods match."),
-];
 
 impl Kind for ReplicaSets {
     type Object = ReplicaSet;
@@ -31,8 +20,8 @@ impl Kind for ReplicaSets {
     const SHORT_NAMES: &'static [&'static str] = &["rs"];
     const CATEGORIES: &'static [&'static str] = &["all"];
     const SUBRESOURCES: &'static [Subresource] = &[Subresource::Status, Subresource::Scale];
-    const COLUMNS: &'static [Column] = COLUMNS;
-    const SELECTABLE: &'static [&'static str] = &["status.replicas"];
+    const COLUMNS: &'static [Column] = replicas::COLUMNS;
+    const SELECTABLE: &'static [&'static str] = replicas::SELECTABLE;
 
     fn default(object: &mut ReplicaSet) {
         let spec = object.spec.get_or_insert_default();
@@ -71,51 +60,23 @@ impl Kind for ReplicaSets {
     }
 
     fn validate_status_update(new: &ReplicaSet, _: &ReplicaSet) -> Errors {
-        let mut errors = Errors::default();
-        let (none, path) = (ReplicaSetStatus::default(), Path::new("status"));
-        let status = new.status.as_ref().unwrap_or(&none);
-        let parts = [
-            ("fullyLabeledReplicas", status.fully_labeled_replicas),
-            ("readyReplicas", status.ready_replicas),
-            ("availableReplicas", status.available_replicas),
-        ];
-        pod_template::within_replicas(status.replicas, &parts, &path, &mut errors);
-        pod_template::not_negative([("observedGeneration", status.observed_generation)], &path, &mut errors);
-        pod_template::not_negative(
-            [("terminatingReplicas", status.terminating_replicas)],
-            &path,
-            &mut errors,
-        );
-        errors
+        Counts::from(new.status.as_ref()).validate()
     }
 
     fn warnings(object: &ReplicaSet) -> Vec<String> {
-        let template = object.spec.as_ref().and_then(|s| s.template.as_ref());
-        let mut texts = pod_template::warnings(template, &Path::new("spec").child("template"));
-        texts.extend(pod_template::name_warning(&object.metadata));
-        texts
+        replicas::warnings(&object.metadata, object.spec.as_ref().and_then(|s| s.template.as_ref()))
     }
 
     fn row(object: &ReplicaSet, now: Timestamp) -> Vec<Value> {
-        let none = (ReplicaSetSpec::default(), ReplicaSetStatus::default());
-        let (spec, status) =
-            (object.spec.as_ref().unwrap_or(&none.0), object.status.as_ref().unwrap_or(&none.1));
-        let [containers, images] = pod_template::container_cells(spec.template.as_ref());
-        vec![
-            cells::name(&object.metadata),
-            spec.replicas.unwrap_or(0).into(),
-            status.replicas.into(),
-            status.ready_replicas.unwrap_or(0).into(),
-            cells::age(&object.metadata, now),
-            containers,
-            images,
-            pod_template::selector_cell(&spec.selector),
-        ]
+        let none = ReplicaSetSpec::default();
+        let spec = object.spec.as_ref().unwrap_or(&none);
+        let (counts, selector) =
+            (Counts::from(object.status.as_ref()), pod_template::selector_cell(&spec.selector));
+        replicas::row(&object.metadata, spec.replicas, counts, spec.template.as_ref(), selector, now)
     }
 
     fn selectable_fields(object: &ReplicaSet) -> Vec<(&'static str, String)> {
-        let replicas = object.status.as_ref().map_or(0, |s| s.replicas);
-        vec![("status.replicas", replicas.to_string())]
+        Counts::from(object.status.as_ref()).selectable_fields()
     }
 
     fn scale(object: &ReplicaSet) -> Option<(i32, i32, String)> {

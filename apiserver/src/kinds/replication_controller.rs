@@ -1,14 +1,13 @@
 //! ReplicationController: the ReplicaSet of old, with a plain map as its selector.
 
+use super::shared::replicas::{self, Counts};
 use super::shared::spec_and_status::spec_and_status;
 use super::shared::{cells, pod_template};
-use super::{Column, Kind, Subresource, replica_set};
+use super::{Column, Kind, Subresource};
 use api::field::{Errors, Path};
 use api::selector::Selector;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    ReplicationController, ReplicationControllerSpec, ReplicationControllerStatus,
-};
+use k8s_openapi::api::core::v1::{ReplicationController, ReplicationControllerSpec};
 use serde_json::Value;
 
 pub(super) struct ReplicationControllers;
@@ -20,8 +19,8 @@ impl Kind for ReplicationControllers {
     const SHORT_NAMES: &'static [&'static str] = &["rc"];
     const CATEGORIES: &'static [&'static str] = &["all"];
     const SUBRESOURCES: &'static [Subresource] = &[Subresource::Status, Subresource::Scale];
-    const COLUMNS: &'static [Column] = replica_set::COLUMNS;
-    const SELECTABLE: &'static [&'static str] = &["status.replicas"];
+    const COLUMNS: &'static [Column] = replicas::COLUMNS;
+    const SELECTABLE: &'static [&'static str] = replicas::SELECTABLE;
     const ORPHANS_BY_DEFAULT: bool = true;
 
     fn default(object: &mut ReplicationController) {
@@ -69,46 +68,23 @@ impl Kind for ReplicationControllers {
     }
 
     fn validate_status_update(new: &ReplicationController, _: &ReplicationController) -> Errors {
-        let mut errors = Errors::default();
-        let (none, path) = (ReplicationControllerStatus::default(), Path::new("status"));
-        let status = new.status.as_ref().unwrap_or(&none);
-        let parts = [
-            ("fullyLabeledReplicas", status.fully_labeled_replicas),
-            ("readyReplicas", status.ready_replicas),
-            ("availableReplicas", status.available_replicas),
-        ];
-        pod_template::within_replicas(status.replicas, &parts, &path, &mut errors);
-        pod_template::not_negative([("observedGeneration", status.observed_generation)], &path, &mut errors);
-        errors
+        Counts::from(new.status.as_ref()).validate()
     }
 
     fn warnings(object: &ReplicationController) -> Vec<String> {
-        let template = object.spec.as_ref().and_then(|s| s.template.as_ref());
-        let mut texts = pod_template::warnings(template, &Path::new("spec").child("template"));
-        texts.extend(pod_template::name_warning(&object.metadata));
-        texts
+        replicas::warnings(&object.metadata, object.spec.as_ref().and_then(|s| s.template.as_ref()))
     }
 
     fn row(object: &ReplicationController, now: Timestamp) -> Vec<Value> {
-        let none = (ReplicationControllerSpec::default(), ReplicationControllerStatus::default());
-        let (spec, status) =
-            (object.spec.as_ref().unwrap_or(&none.0), object.status.as_ref().unwrap_or(&none.1));
-        let [containers, images] = pod_template::container_cells(spec.template.as_ref());
-        vec![
-            cells::name(&object.metadata),
-            spec.replicas.unwrap_or(0).into(),
-            status.replicas.into(),
-            status.ready_replicas.unwrap_or(0).into(),
-            cells::age(&object.metadata, now),
-            containers,
-            images,
-            cells::labels(spec.selector.as_ref()).into(),
-        ]
+        let none = ReplicationControllerSpec::default();
+        let spec = object.spec.as_ref().unwrap_or(&none);
+        let (counts, selector) =
+            (Counts::from(object.status.as_ref()), cells::labels(spec.selector.as_ref()).into());
+        replicas::row(&object.metadata, spec.replicas, counts, spec.template.as_ref(), selector, now)
     }
 
     fn selectable_fields(object: &ReplicationController) -> Vec<(&'static str, String)> {
-        let replicas = object.status.as_ref().map_or(0, |s| s.replicas);
-        vec![("status.replicas", replicas.to_string())]
+        Counts::from(object.status.as_ref()).selectable_fields()
     }
 
     fn scale(object: &ReplicationController) -> Option<(i32, i32, String)> {

@@ -1,7 +1,7 @@
 //! RoleBinding: who may do, within a namespace, what a role says.
 
 use super::{Column, Kind};
-use crate::kinds::shared::{cells, rbac};
+use crate::kinds::shared::rbac;
 use api::{field::Errors, names};
 use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -13,28 +13,22 @@ impl Kind for RoleBindings {
     type Object = RoleBinding;
     const PLURAL: &'static str = "rolebindings";
     const SINGULAR: &'static str = "rolebinding";
-    const COLUMNS: &'static [Column] = &[
-        Column::name(),
-        Column::new("Role", "string", 0, "What is granted"),
-        Column::age(),
-        Column::new("Users", "string", 1, "Users it is granted to"),
-        Column::new("Groups", "string", 1, "Groups it is granted to"),
-        Column::new("ServiceAccounts", "string", 1, "Service accounts it is granted to"),
-    ];
+    const COLUMNS: &'static [Column] = rbac::BINDING_COLUMNS;
     const CREATE_ON_UPDATE: bool = true;
 
     fn check_name(name: &str) -> Vec<String> {
         names::path_segment(name)
     }
     fn default(object: &mut RoleBinding) {
-        rbac::default_role_ref(&mut object.role_ref);
-        rbac::default_subjects(&mut object.subjects);
+        rbac::default_binding(&mut object.role_ref, &mut object.subjects);
     }
     fn validate(object: &RoleBinding) -> Errors {
-        let mut errors = Errors::default();
-        rbac::validate_role_ref(&object.role_ref, &["Role", rbac::CLUSTER_ROLE], &mut errors);
-        rbac::validate_subjects(object.subjects.as_deref(), true, &mut errors);
-        errors
+        rbac::validate_binding(
+            &object.role_ref,
+            &["Role", rbac::CLUSTER_ROLE],
+            object.subjects.as_deref(),
+            true,
+        )
     }
     fn validate_update(new: &RoleBinding, old: &RoleBinding) -> Errors {
         let mut errors = Self::validate(new);
@@ -42,10 +36,7 @@ impl Kind for RoleBindings {
         errors
     }
     fn row(object: &RoleBinding, now: Timestamp) -> Vec<Value> {
-        let (role, who) = rbac::binding_cells(&object.role_ref, object.subjects.as_deref());
-        let mut row = vec![cells::name(&object.metadata), role.into(), cells::age(&object.metadata, now)];
-        row.extend(who.map(Value::from));
-        row
+        rbac::binding_row(&object.metadata, &object.role_ref, object.subjects.as_deref(), now)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod object_meta;
 pub(super) mod pod_spec;
 pub(super) mod pod_template;
 pub(super) mod rbac;
+pub(super) mod replicas;
 pub(super) mod spec_and_status;
 #[cfg(test)]
 pub(super) mod testing;

@@ -3,6 +3,7 @@
 //! Only the messages and fields our documents use. Numbers are those of
 //! <https://github.com/google/gnostic-models/blob/main/openapiv2/OpenAPIv2.proto>.
 
+use crate::protobuf::wire;
 use serde_json::Value;
 
 /// Content type of the answer. The client's `Accept` spells it with `v2@v1.0`; Go's parser refuses that in an answer.
@@ -138,17 +139,8 @@ fn extensions(m: &mut Message, number: u32, of: &Value) {
 struct Message(Vec<u8>);
 
 impl Message {
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push((value & 0x7f) as u8 | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
     fn bytes(&mut self, number: u32, bytes: &[u8]) {
-        self.varint(u64::from(number) << 3 | 2);
-        self.varint(bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
+        wire::bytes(&mut self.0, number.into(), bytes);
     }
     fn text(&mut self, number: u32, value: &Value) {
         if let Some(text) = value.as_str().filter(|t| !t.is_empty()) {
@@ -157,8 +149,7 @@ impl Message {
     }
     fn boolean(&mut self, number: u32, value: &Value) {
         if value.as_bool() == Some(true) {
-            self.varint(u64::from(number) << 3);
-            self.varint(1);
+            wire::number(&mut self.0, number.into(), 1);
         }
     }
     fn message(&mut self, number: u32, write: impl FnOnce(&mut Message)) {

@@ -5,6 +5,7 @@
 use super::{
     MAGIC, MAX_DEPTH, SCHEMA, message_of,
     table::{self, Field, Message, Shape},
+    wire::{bytes, nested, number, varint},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
@@ -142,29 +143,4 @@ fn alternatives(out: &mut Vec<u8>, sort: &str, value: &Value, depth: usize) {
         }
         _ => {}
     }
-}
-
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn number(out: &mut Vec<u8>, tag: u64, value: u64) {
-    varint(out, tag << 3);
-    varint(out, value);
-}
-
-fn bytes(out: &mut Vec<u8>, tag: u64, bytes: &[u8]) {
-    varint(out, tag << 3 | 2);
-    varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-fn nested(out: &mut Vec<u8>, tag: u64, write: impl FnOnce(&mut Vec<u8>)) {
-    let mut inner = Vec::new();
-    write(&mut inner);
-    bytes(out, tag, &inner);
 }

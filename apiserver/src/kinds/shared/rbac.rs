@@ -1,22 +1,68 @@
 //! What the four kinds of `rbac.authorization.k8s.io` share: rules of policy, references to roles, subjects.
 
-use crate::kinds::shared::label_selector;
+use crate::kinds::{
+    Column,
+    shared::{cells, label_selector},
+};
 use api::{
     field::{Errors, Path},
     names,
 };
-use k8s_openapi::api::rbac::v1::{AggregationRule, PolicyRule, RoleRef, Subject};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::rbac::v1::{AggregationRule, PolicyRule, RoleRef, Subject},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde_json::Value;
 
 pub(in crate::kinds) const GROUP: &str = "rbac.authorization.k8s.io";
 pub(in crate::kinds) const CLUSTER_ROLE: &str = "ClusterRole";
+pub(in crate::kinds) const BINDING_COLUMNS: &[Column] = &[
+    Column::name(),
+    Column::new("Role", "string", 0, "What is granted"),
+    Column::age(),
+    Column::new("Users", "string", 1, "Users it is granted to"),
+    Column::new("Groups", "string", 1, "Groups it is granted to"),
+    Column::new("ServiceAccounts", "string", 1, "Service accounts it is granted to"),
+];
 
-pub(in crate::kinds) fn default_role_ref(reference: &mut RoleRef) {
+pub(in crate::kinds) fn default_binding(reference: &mut RoleRef, subjects: &mut Option<Vec<Subject>>) {
+    default_role_ref(reference);
+    default_subjects(subjects);
+}
+
+/// `kinds`: what a binding of this sort may refer to.
+pub(in crate::kinds) fn validate_binding(
+    reference: &RoleRef,
+    kinds: &[&str],
+    subjects: Option<&[Subject]>,
+    namespaced: bool,
+) -> Errors {
+    let mut errors = Errors::default();
+    validate_role_ref(reference, kinds, &mut errors);
+    validate_subjects(subjects, namespaced, &mut errors);
+    errors
+}
+
+pub(in crate::kinds) fn binding_row(
+    meta: &ObjectMeta,
+    reference: &RoleRef,
+    subjects: Option<&[Subject]>,
+    now: Timestamp,
+) -> Vec<Value> {
+    let (role, who) = binding_cells(reference, subjects);
+    let mut row = vec![cells::name(meta), role.into(), cells::age(meta, now)];
+    row.extend(who.map(Value::from));
+    row
+}
+
+fn default_role_ref(reference: &mut RoleRef) {
     if reference.api_group.as_deref().unwrap_or_default().is_empty() {
         reference.api_group = Some(GROUP.to_owned());
     }
 }
 
-pub(in crate::kinds) fn default_subjects(subjects: &mut Option<Vec<Subject>>) {
+fn default_subjects(subjects: &mut Option<Vec<Subject>>) {
     for subject in subjects.iter_mut().flatten() {
         let unset = subject.api_group.as_deref().unwrap_or_default().is_empty();
         if unset && matches!(subject.kind.as_str(), "User" | "Group") {
@@ -66,8 +112,7 @@ pub(in crate::kinds) fn validate_aggregation(rule: Option<&AggregationRule>, err
     }
 }
 
-/// `kinds`: what a binding of this sort may refer to.
-pub(in crate::kinds) fn validate_role_ref(reference: &RoleRef, kinds: &[&str], errors: &mut Errors) {
+fn validate_role_ref(reference: &RoleRef, kinds: &[&str], errors: &mut Errors) {
     let path = Path::new("roleRef");
     let group = reference.api_group.as_deref().unwrap_or_default();
     if group != GROUP {
@@ -84,11 +129,7 @@ pub(in crate::kinds) fn validate_role_ref(reference: &RoleRef, kinds: &[&str], e
     }
 }
 
-pub(in crate::kinds) fn validate_subjects(
-    subjects: Option<&[Subject]>,
-    namespaced: bool,
-    errors: &mut Errors,
-) {
+fn validate_subjects(subjects: Option<&[Subject]>, namespaced: bool, errors: &mut Errors) {
     for (i, subject) in subjects.unwrap_or_default().iter().enumerate() {
         let path = Path::new("subjects").index(i);
         let group = subject.api_group.as_deref().unwrap_or_default();
@@ -127,10 +168,7 @@ pub(in crate::kinds) fn same_role_ref(new: &RoleRef, old: &RoleRef, errors: &mut
 }
 
 /// Cells: role; users, groups and service accounts, each joined.
-pub(in crate::kinds) fn binding_cells(
-    reference: &RoleRef,
-    subjects: Option<&[Subject]>,
-) -> (String, [String; 3]) {
+fn binding_cells(reference: &RoleRef, subjects: Option<&[Subject]>) -> (String, [String; 3]) {
     let of = |kind: &str| -> String {
         let found = subjects.unwrap_or_default().iter().filter(|s| s.kind == kind);
         let names = found.map(|s| match (kind, s.namespace.as_deref()) {
