@@ -5,8 +5,8 @@ use crate::{
     state::State,
     store::{List, ListOptions, Stats, Store, Watch},
     timing::Timing,
-    types::{Key, KeyValue, Payload, Prefix, Revision},
-    writer::{Change, Log, Op, Writer},
+    types::{Change, Key, KeyValue, Payload, Prefix, Revision},
+    writer::{Log, Op, Writer},
 };
 use async_trait::async_trait;
 use std::sync::{
@@ -101,7 +101,9 @@ impl Engine {
     }
 
     async fn write(&self, key: Key, change: Change) -> Result<KeyValue> {
-        self.submit(|reply| Op::Write { key, change, reply }).await
+        let answers = self.submit(|reply| Op::Write { writes: vec![(key, change)], reply }).await?;
+        // One answer a write.
+        answers.into_iter().next().ok_or(Error::Closed)
     }
 
     fn stats(&self) -> Stats {
@@ -161,6 +163,10 @@ impl<T: Backed> Store for T {
 
     async fn delete(&self, key: Key, expected: Revision, last: Payload) -> Result<KeyValue> {
         self.engine().write(key, Change::Delete { expected, last }).await
+    }
+
+    async fn write(&self, writes: Vec<(Key, Change)>) -> Result<Vec<KeyValue>> {
+        self.engine().submit(|reply| Op::Write { writes, reply }).await
     }
 
     async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch> {

@@ -34,4 +34,4 @@ pub use memory::MemoryStore;
 pub use sled_store::{Options, SledStore};
 pub use store::{List, ListOptions, Stats, Store, Watch};
 pub use timing::Timing;
-pub use types::{Event, EventKind, Key, KeyValue, Payload, Prefix, Revision};
+pub use types::{Change, Event, EventKind, Key, KeyValue, Payload, Prefix, Revision};

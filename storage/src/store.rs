@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     timing::Timing,
-    types::{Event, Key, KeyValue, Payload, Prefix, Revision},
+    types::{Change, Event, Key, KeyValue, Payload, Prefix, Revision},
 };
 use async_trait::async_trait;
 use std::{collections::VecDeque, sync::Arc};
@@ -51,6 +51,10 @@ pub trait Store: Send + Sync + 'static {
     /// Removes the key if it is still at `expected`. `last` is the final state that watchers get,
     /// and that the returned `KeyValue` carries (`modified` is the deletion's revision).
     async fn delete(&self, key: Key, expected: Revision, last: Payload) -> Result<KeyValue>;
+
+    /// Several writes, all or none: of different keys, in order, one revision each, durable and visible together.
+    /// The error is that of the first that cannot be; then nothing is written.
+    async fn write(&self, writes: Vec<(Key, Change)>) -> Result<Vec<KeyValue>>;
 
     /// Every event under the prefix with a revision greater than `after`, in order, each once, then live.
     /// `Compacted` if the history no longer reaches back to `after`, `Future` if `after` is ahead.

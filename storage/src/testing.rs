@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code")]
 
 use crate::{
-    Error, Event, EventKind, Key, KeyValue, Limits, ListOptions, Payload, Prefix, Revision, Store, Watch,
+    Change, Error, Event, EventKind, Key, KeyValue, Limits, ListOptions, Payload, Prefix, Revision, Store,
+    Watch,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,7 +33,7 @@ macro_rules! battery {
             a_watch_sees_its_prefix_only the_revision_comes_after_the_events a_slow_watcher_is_cut
             a_dropped_watch_is_forgotten what_lies_ahead_is_refused compaction_forgets_the_past
             compaction_keeps_revisions_unique old_history_is_trimmed one_of_many_creates_wins no_update_is_lost
-            a_closed_store_says_so figures_add_up
+            writes_together_are_all_or_none a_closed_store_says_so figures_add_up
         }
     };
     ($bed:expr => $($rule:ident)*) => {
@@ -533,6 +534,34 @@ pub async fn no_update_is_lost(bed: &mut dyn Bed) {
     bed.step().await;
     let end = bed.store().get(&key("/n")).await.unwrap().unwrap();
     assert_eq!((text(&end.value), end.modified), ("48", Revision(49)));
+}
+
+pub async fn writes_together_are_all_or_none(bed: &mut dyn Bed) {
+    let quota = create(bed, "/quota", "0").await;
+    let make = |name: &str| (key(name), Change::Create { value: Payload::plain("pod") });
+    let count = |expected: Revision, n: &str| {
+        (key("/quota"), Change::Update { expected, value: Payload::plain(n.to_owned()) })
+    };
+    let done = bed.store().write(vec![make("/a"), count(quota.modified, "1")]).await.unwrap();
+    assert_eq!(done.iter().map(|kv| kv.modified.0).collect::<Vec<_>>(), [2, 3]);
+    bed.step().await;
+    // Whichever of them cannot be, none is; and what comes later is judged as if nothing had been tried.
+    let error = bed.store().write(vec![make("/b"), count(quota.modified, "2")]).await.unwrap_err();
+    assert!(matches!(&error, Error::Conflict { key, .. } if key.as_str() == "/quota"), "{error}");
+    let error = bed.store().write(vec![count(Revision(3), "2"), make("/a")]).await.unwrap_err();
+    assert!(matches!(&error, Error::AlreadyExists(_)), "{error}");
+    let gone = (key("/a"), Change::Delete { expected: Revision(2), last: Payload::plain("last") });
+    let store = bed.store();
+    let (wrong, right) = tokio::join!(
+        store.write(vec![make("/b"), count(quota.modified, "2")]),
+        store.write(vec![gone, make("/b"), count(Revision(3), "1")]),
+    );
+    wrong.unwrap_err();
+    assert_eq!(right.unwrap().len(), 3);
+    bed.step().await;
+    assert_eq!(names(&list_at(bed, "", None).await), ["/b", "/quota"]);
+    assert_eq!(values(&list_at(bed, "", None).await), ["pod", "1"]);
+    assert_eq!(bed.store().revision(), Revision(6));
 }
 
 pub async fn a_closed_store_says_so(bed: &mut dyn Bed) {

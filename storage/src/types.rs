@@ -101,6 +101,14 @@ pub struct KeyValue {
     pub modified: Revision,
 }
 
+/// What a write is to do to its key; the rules are those of the store's calls of the same names.
+#[derive(Debug, Clone)]
+pub enum Change {
+    Create { value: Payload },
+    Update { expected: Revision, value: Payload },
+    Delete { expected: Revision, last: Payload },
+}
+
 /// What a write did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {

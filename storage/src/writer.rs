@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     history::Entry,
     state::{Slot, State},
-    types::{Event, EventKind, Key, KeyValue, Payload, Revision},
+    types::{Change, Event, EventKind, Key, KeyValue, Revision},
 };
 use bytes::Bytes;
 use std::{
@@ -30,17 +30,19 @@ const GARBAGE_CHUNK: usize = 256;
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 
 #[derive(Debug)]
-pub(crate) enum Change {
-    Create { value: Payload },
-    Update { expected: Revision, value: Payload },
-    Delete { expected: Revision, last: Payload },
-}
-
-#[derive(Debug)]
 pub(crate) enum Op {
-    Write { key: Key, change: Change, reply: Reply<KeyValue> },
-    Compact { revision: Revision, reply: Reply<()> },
-    Close { reply: Reply<()> },
+    /// All of them or none.
+    Write {
+        writes: Vec<(Key, Change)>,
+        reply: Reply<Vec<KeyValue>>,
+    },
+    Compact {
+        revision: Revision,
+        reply: Reply<()>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
 }
 
 /// What one append makes durable, all or nothing.
@@ -79,9 +81,11 @@ impl Drop for Writer {
     }
 }
 
+type Request = (Vec<(Key, Change)>, Reply<Vec<KeyValue>>);
+
 struct Accepted {
-    reply: Reply<KeyValue>,
-    answer: KeyValue,
+    reply: Reply<Vec<KeyValue>>,
+    answer: Vec<KeyValue>,
 }
 
 /// A group being put together: later writes see earlier ones of the same group.
@@ -94,6 +98,31 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
+    /// Adds all of the writes, or leaves the draft as it was.
+    fn add_all(&mut self, writes: Vec<(Key, Change)>) -> Result<Vec<KeyValue>> {
+        let (entries, revision) = (self.entries.len(), self.revision);
+        let mut before = Vec::with_capacity(writes.len());
+        let mut answers = Vec::with_capacity(writes.len());
+        for (key, change) in writes {
+            before.push((key.clone(), self.pending.get(&key).cloned()));
+            match self.add(key, change) {
+                Ok(answer) => answers.push(answer),
+                Err(error) => {
+                    for (key, slot) in before.into_iter().rev() {
+                        match slot {
+                            Some(slot) => self.pending.insert(key, slot),
+                            None => self.pending.remove(&key),
+                        };
+                    }
+                    self.entries.truncate(entries);
+                    self.revision = revision;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(answers)
+    }
+
     fn add(&mut self, key: Key, change: Change) -> Result<KeyValue> {
         let (known, current) = match self.pending.get_key_value(&key) {
             Some((known, slot)) => (Some(known), slot.as_ref()),
@@ -176,7 +205,7 @@ impl Writer {
             let mut next = Some(first);
             while let Some(op) = next.take() {
                 match op {
-                    Op::Write { key, change, reply } => next = self.group((key, change, reply))?,
+                    Op::Write { writes, reply } => next = self.group((writes, reply))?,
                     Op::Compact { revision, reply } => self.compact(revision, reply)?,
                     Op::Close { reply } => return Ok(Some(reply)),
                 }
@@ -194,7 +223,7 @@ impl Writer {
     }
 
     /// Commits one write and as many as are queued behind it; returns an operation of another sort that came next.
-    fn group(&mut self, first: (Key, Change, Reply<KeyValue>)) -> Result<Option<Op>> {
+    fn group(&mut self, first: Request) -> Result<Option<Op>> {
         self.gather();
         let begun = Instant::now();
         let shared = self.shared.clone();
@@ -205,17 +234,17 @@ impl Writer {
             let (pending, entries) = (HashMap::new(), Vec::new());
             let mut draft = Draft { state: &state, pending, revision: state.revision, now_ms, entries };
             let (mut write, mut bytes) = (Some(first), 0);
-            while let Some((key, change, reply)) = write.take() {
-                match draft.add(key, change) {
+            while let Some((writes, reply)) = write.take() {
+                match draft.add_all(writes) {
                     Ok(answer) => {
-                        bytes += answer.value.len();
+                        bytes += answer.iter().map(|kv| kv.value.len()).sum::<usize>();
                         accepted.push(Accepted { reply, answer });
                     }
                     Err(error) => refused.push((reply, error)),
                 }
                 if accepted.len() + refused.len() < GROUP_WRITES && bytes < GROUP_BYTES {
                     match self.ops.try_recv() {
-                        Ok(Op::Write { key, change, reply }) => write = Some((key, change, reply)),
+                        Ok(Op::Write { writes, reply }) => write = Some((writes, reply)),
                         Ok(other) => next = Some(other),
                         Err(_) => {}
                     }
