@@ -1,17 +1,25 @@
 //! What is decided about an object beyond its kind's own rules: things that need other objects, or the user.
 //!
-//! Order of one write: decode, default, `Chain::mutate`, kind's `prepare_*` and `validate*`, `Chain::validate`, store.
-//! The chain is a fixed, visible list.
+//! Order of one write: decode, default, `Chain::mutate`, kind's `prepare_*` and `validate*`, `Chain::validate`, what it has
+//! to say (`Chain::remark`), `resource_quota`, store. The chain is a fixed, visible list; quotas come after it because
+//! what they count is written together with the object.
 
+mod certificate_approval;
 mod certificate_requester;
+mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod priority;
 mod rbac_escalation;
+pub(crate) mod resource_quota;
+mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
+mod taint_nodes_by_condition;
 mod volume_resize;
 
 use crate::{
@@ -21,7 +29,8 @@ use crate::{
     kinds::{AnyKind, AnyObject, Subresource},
 };
 use async_trait::async_trait;
-use std::sync::Arc;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::{cmp::Reverse, sync::Arc};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -102,6 +111,17 @@ pub trait Plugin: Send + Sync {
         let _ = (attributes, object, old, lookup);
         Ok(())
     }
+    /// Warnings about a write that is let pass. Not called for Delete and Connect.
+    async fn remark(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &dyn AnyObject,
+        old: Option<&dyn AnyObject>,
+        lookup: &dyn Lookup,
+    ) -> Result<Vec<String>> {
+        let _ = (attributes, object, old, lookup);
+        Ok(Vec::new())
+    }
 }
 
 /// The plugins, in their order.
@@ -114,9 +134,12 @@ impl Chain {
     pub fn standard(config: &Config, authorizer: &Arc<Authorizer>) -> Self {
         Self::new(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
-            Box::new(certificate_requester::CertificateRequester),
-            Box::new(node_restriction::NodeRestriction),
+            Box::new(limit_ranger::LimitRanger),
             Box::new(service_account::ServiceAccount),
+            Box::new(node_restriction::NodeRestriction),
+            Box::new(taint_nodes_by_condition::TaintNodesByCondition),
+            Box::new(certificate_requester::CertificateRequester),
+            Box::new(pod_security::PodSecurity),
             Box::new(priority::Priority),
             Box::new(default_toleration_seconds::DefaultTolerationSeconds {
                 seconds: config.toleration_seconds,
@@ -124,6 +147,9 @@ impl Chain {
             Box::new(default_storage_class::DefaultStorageClass),
             Box::new(storage_object_in_use_protection::StorageObjectInUseProtection),
             Box::new(volume_resize::PersistentVolumeClaimResize),
+            Box::new(runtime_class::RuntimeClass),
+            Box::new(certificate_approval::CertificateApproval { authorizer: authorizer.clone() }),
+            Box::new(default_ingress_class::DefaultIngressClass),
             Box::new(rbac_escalation::RbacEscalation { authorizer: authorizer.clone() }),
         ])
     }
@@ -144,6 +170,20 @@ impl Chain {
             plugin.mutate(attributes, object, old, lookup).await?;
         }
         Ok(())
+    }
+
+    pub async fn remark(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &dyn AnyObject,
+        old: Option<&dyn AnyObject>,
+        lookup: &dyn Lookup,
+    ) -> Result<Vec<String>> {
+        let mut remarks = Vec::new();
+        for plugin in self.plugins.iter().filter(|p| p.handles(attributes)) {
+            remarks.extend(plugin.remark(attributes, object, old, lookup).await?);
+        }
+        Ok(remarks)
     }
 
     pub async fn validate(
@@ -193,6 +233,20 @@ pub(crate) async fn find_all<T: Clone + 'static>(
     namespace: &str,
 ) -> Result<Vec<T>> {
     lookup.list(plural, namespace).await?.iter().map(|o| typed::<T>(&**o).cloned()).collect()
+}
+
+/// The newest of the classes marked as default by one of these annotations; of equally new ones the first by name.
+pub(crate) fn default_class<T>(classes: &[T], marks: &[&str]) -> Option<String>
+where
+    T: k8s_openapi::Metadata<Ty = ObjectMeta>,
+{
+    let metas = classes.iter().map(k8s_openapi::Metadata::metadata);
+    let marked = metas.filter(|meta| {
+        let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key));
+        marks.iter().any(|key| annotation(key).is_some_and(|value| value == "true"))
+    });
+    let name = |meta: &ObjectMeta| meta.name.clone().unwrap_or_default();
+    marked.min_by_key(|m| (Reverse(m.creation_timestamp.as_ref().map(|t| t.0)), name(m))).map(name)
 }
 
 #[cfg(test)]

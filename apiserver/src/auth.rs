@@ -47,6 +47,15 @@ impl User {
         }
     }
 
+    /// A ServiceAccount, as its tokens name it.
+    pub fn service_account(namespace: &str, name: &str) -> Self {
+        Self {
+            name: authn::service_account_name(namespace, name),
+            groups: authn::service_account_groups(namespace),
+            ..Self::default()
+        }
+    }
+
     pub fn anonymous() -> Self {
         Self { name: ANONYMOUS.to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], ..Self::default() }
     }

@@ -161,9 +161,7 @@ pub fn by_alias(name: &str) -> Option<&'static dyn AnyKind> {
 }
 
 /// Kinds that are kept, but that no controller and no admission of this server acts upon yet: whoever makes one is told.
-const NOT_ACTED_UPON: [(&str, &str); 14] = [
-    ("", "limitranges"),
-    ("", "resourcequotas"),
+const NOT_ACTED_UPON: [(&str, &str); 12] = [
     ("apps", "daemonsets"),
     ("autoscaling", "horizontalpodautoscalers"),
     ("batch", "cronjobs"),

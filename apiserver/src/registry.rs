@@ -6,6 +6,7 @@
 
 pub mod allocate;
 pub mod apply;
+mod charge;
 pub mod create;
 pub mod delete;
 pub mod expire;
@@ -51,6 +52,7 @@ struct Inner {
     /// Stands where the revision will be while an object is serialised. Random, so that no client's text equals it.
     marker: String,
     facts: Arc<facts::FactsCache>,
+    turns: charge::Turns,
 }
 
 /// One request for one kind: who asks, for what.
@@ -200,7 +202,16 @@ impl Registry {
     ) -> Self {
         let marker = uuid::Uuid::new_v4().simple().to_string();
         let catalog = ArcSwap::from_pointee(Catalog::new(kinds, Vec::new()));
-        Self(Arc::new(Inner { store, kinds, catalog, chain, allocator, marker, facts: Arc::default() }))
+        Self(Arc::new(Inner {
+            store,
+            kinds,
+            catalog,
+            chain,
+            allocator,
+            marker,
+            facts: Arc::default(),
+            turns: charge::Turns::default(),
+        }))
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {

@@ -1,5 +1,6 @@
 //! The real router with a real store in memory, without a socket: every rule of the generic path as a client sees it.
 
+mod admission;
 mod apply;
 mod custom;
 mod delete;
@@ -114,6 +115,20 @@ impl Server {
     }
 
     fn with(limits: Limits, storage: storage::Limits) -> Self {
+        Self::made(limits, storage, Chain::new(Vec::new()))
+    }
+
+    /// With the admission of a real server, and a namespace `default` to make things in.
+    async fn admitting() -> Self {
+        let chain = Chain::standard(&config(), &Arc::new(Authorizer::with_defaults()));
+        let server = Self::made(Limits::default(), storage::Limits::default(), chain);
+        server.create("/api/v1/namespaces", &json!({"metadata": {"name": "default"}})).await;
+        let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
+        server.create("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        server
+    }
+
+    fn made(limits: Limits, storage: storage::Limits, chain: Chain) -> Self {
         let app = App::new(Parts {
             config: config(),
             store: Arc::new(storage::MemoryStore::new(storage).unwrap()),
@@ -121,7 +136,7 @@ impl Server {
             dialer: Arc::new(NoNodes),
             authenticator: authenticator(),
             authorizer: Arc::new(Authorizer::with_defaults()),
-            chain: Chain::new(Vec::new()),
+            chain,
             allocator: Allocator::new("10.96.0.0/16", (30000, 32767)).unwrap(),
             latches: Latches::default(),
             limits,

@@ -12,6 +12,7 @@ use crate::{
 };
 use apiserver::User;
 use client::Informers;
+use controllers::Identity;
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
@@ -157,12 +158,13 @@ impl Cluster {
                 node_monitor_grace_period: settings.node_monitor_grace_period,
                 ..controllers::Config::default()
             };
-            controllers::Server::bind(
-                config,
-                api.client(User::of("system:kube-controller-manager", &[])),
-                informers.clone(),
-            )
-            .with_scheduler_client(api.client(User::of("system:kube-scheduler", &[])))
+            let client = |identity| {
+                api.client(match identity {
+                    Identity::Scheduler => User::of("system:kube-scheduler", &[]),
+                    Identity::Controller(name) => User::service_account("kube-system", name),
+                })
+            };
+            controllers::Server::bind(config, client, informers.clone())
         });
         let dns = if docker.is_some() && !settings.disabled(Component::Dns) {
             let config = dns::Config {

@@ -17,6 +17,7 @@ pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod replica_set;
+pub mod resource_quota;
 pub mod run;
 pub mod scheduler;
 pub mod service_account;
@@ -64,61 +65,84 @@ impl Default for Config {
     }
 }
 
-/// Which switch of [`Config`] a loop belongs to.
-#[derive(PartialEq, Eq)]
-enum Group {
-    Controllers,
+/// As whom a loop asks. Each has only what its own work needs, as in Kubernetes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// The user `system:kube-scheduler`.
     Scheduler,
+    /// A ServiceAccount of `kube-system`, with the cluster role `system:controller:NAME`.
+    Controller(&'static str),
 }
 
 type Start = fn(Arc<Ctx>) -> BoxFuture<'static, ()>;
 
-/// Every loop there is.
-const TABLE: &[(Group, Start)] = &[
-    (Group::Scheduler, |ctx| Box::pin(scheduler::Scheduler::new(ctx).run())),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), stateful_set::StatefulSets::new(ctx)))),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), deployment::Deployments::new(ctx)))),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), replica_set::Sets::<ReplicaSet>::new(ctx)))),
-    (Group::Controllers, |ctx| {
+/// Every loop there is, and as whom it works.
+const TABLE: &[(Identity, Start)] = &[
+    (Identity::Scheduler, |ctx| Box::pin(scheduler::Scheduler::new(ctx).run())),
+    (Identity::Controller("statefulset-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), stateful_set::StatefulSets::new(ctx)))
+    }),
+    (Identity::Controller("deployment-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), deployment::Deployments::new(ctx)))
+    }),
+    (Identity::Controller("replicaset-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), replica_set::Sets::<ReplicaSet>::new(ctx)))
+    }),
+    (Identity::Controller("replication-controller"), |ctx| {
         Box::pin(run::run(ctx.clone(), replica_set::Sets::<ReplicationController>::new(ctx)))
     }),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), service_account::NamespaceDefaults::new(ctx)))),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), namespace::Namespaces::new(ctx)))),
-    (Group::Controllers, |ctx| Box::pin(node_lifecycle::run(ctx))),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), pod_gc::PodGc::new(ctx)))),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), endpoint_slice::EndpointSlices::new(ctx)))),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), endpoints::EndpointsController::new(ctx)))),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), volumes::Claims::new(ctx)))),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), volumes::Volumes::new(ctx)))),
-    (Group::Controllers, |ctx| {
+    (Identity::Controller("service-account-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), service_account::ServiceAccounts::new(ctx)))
+    }),
+    (Identity::Controller("root-ca-cert-publisher"), |ctx| {
+        Box::pin(run::run(ctx.clone(), service_account::RootCas::new(ctx)))
+    }),
+    (Identity::Controller("namespace-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), namespace::Namespaces::new(ctx)))
+    }),
+    (Identity::Controller("node-controller"), |ctx| Box::pin(node_lifecycle::run(ctx))),
+    (Identity::Controller("pod-garbage-collector"), |ctx| {
+        Box::pin(run::run(ctx.clone(), pod_gc::PodGc::new(ctx)))
+    }),
+    (Identity::Controller("endpointslice-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), endpoint_slice::EndpointSlices::new(ctx)))
+    }),
+    (Identity::Controller("endpoint-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), endpoints::EndpointsController::new(ctx)))
+    }),
+    (Identity::Controller("persistent-volume-binder"), |ctx| {
+        Box::pin(run::run(ctx.clone(), volumes::Claims::new(ctx)))
+    }),
+    (Identity::Controller("persistent-volume-binder"), |ctx| {
+        Box::pin(run::run(ctx.clone(), volumes::Volumes::new(ctx)))
+    }),
+    (Identity::Controller("clusterrole-aggregation-controller"), |ctx| {
         Box::pin(run::run(ctx.clone(), cluster_role_aggregation::ClusterRoleAggregation::new(ctx)))
     }),
-    (Group::Controllers, |ctx| Box::pin(run::run(ctx.clone(), load_balancer::LoadBalancers::new(ctx)))),
-    (Group::Controllers, |ctx| Box::pin(garbage::run(ctx))),
+    (Identity::Controller("service-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), load_balancer::LoadBalancers::new(ctx)))
+    }),
+    (Identity::Controller("resourcequota-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), resource_quota::ResourceQuotas::new(ctx)))
+    }),
+    (Identity::Controller("generic-garbage-collector"), |ctx| Box::pin(garbage::run(ctx))),
 ];
 
 /// All control loops of one cluster.
 pub struct Server {
     config: Config,
-    client: kube::Client,
-    /// The scheduler is another component than the controllers, with another identity.
-    scheduler: kube::Client,
+    /// As long as [`TABLE`], and in its order.
+    clients: Vec<kube::Client>,
     informers: Informers,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 }
 
 impl Server {
-    /// Takes what it needs; nothing runs yet.
-    pub fn bind(config: Config, client: kube::Client, informers: Informers) -> Self {
-        let scheduler = client.clone();
-        Self { config, client, scheduler, informers, clock: Arc::new(RealClock), metrics: Arc::default() }
-    }
-
-    /// With an identity of its own for the scheduler.
-    #[must_use]
-    pub fn with_scheduler_client(self, scheduler: kube::Client) -> Self {
-        Self { scheduler, ..self }
+    /// Takes what it needs; nothing runs yet. `client` makes a client that acts as the identity.
+    pub fn bind(config: Config, client: impl Fn(Identity) -> kube::Client, informers: Informers) -> Self {
+        let clients = TABLE.iter().map(|(identity, _)| client(*identity)).collect();
+        Self { config, clients, informers, clock: Arc::new(RealClock), metrics: Arc::default() }
     }
 
     /// With another clock, for tests.
@@ -136,25 +160,21 @@ impl Server {
     pub async fn run(self, token: CancellationToken) {
         let tracker = TaskTracker::new();
         let token = token.child_token();
-        let as_client = |client: &kube::Client| {
-            Arc::new(Ctx {
-                client: client.clone(),
-                informers: self.informers.clone(),
-                clock: self.clock.clone(),
-                metrics: self.metrics.clone(),
-                tracker: tracker.clone(),
-                token: token.clone(),
-                config: self.config.clone(),
-            })
-        };
-        let (controllers, scheduler) = (as_client(&self.client), as_client(&self.scheduler));
-        for (group, start) in TABLE {
-            let (enabled, ctx) = match group {
-                Group::Controllers => (self.config.controllers, &controllers),
-                Group::Scheduler => (self.config.scheduler, &scheduler),
+        for ((identity, start), client) in TABLE.iter().zip(self.clients) {
+            let enabled = match identity {
+                Identity::Controller(_) => self.config.controllers,
+                Identity::Scheduler => self.config.scheduler,
             };
             if enabled {
-                tracker.spawn(start(ctx.clone()));
+                tracker.spawn(start(Arc::new(Ctx {
+                    client,
+                    informers: self.informers.clone(),
+                    clock: self.clock.clone(),
+                    metrics: self.metrics.clone(),
+                    tracker: tracker.clone(),
+                    token: token.clone(),
+                    config: self.config.clone(),
+                })));
             }
         }
         tracker.close();

@@ -22,21 +22,23 @@ const DESCRIPTION_ANNOTATION: &str = "kubernetes.io/description";
 /// What the ConfigMap promises, and what not.
 const DESCRIPTION: &str = "Holds the CA that signs the API server's certificate for use inside the cluster.";
 
-pub struct NamespaceDefaults {
+/// Makes the ServiceAccount.
+pub struct ServiceAccounts {
     ctx: Arc<Ctx>,
     namespaces: Store<Namespace>,
     accounts: Store<ServiceAccount>,
+}
+
+/// Makes the ConfigMap, and keeps it as it should be.
+pub struct RootCas {
+    ctx: Arc<Ctx>,
+    namespaces: Store<Namespace>,
     config_maps: Store<ConfigMap>,
 }
 
-impl NamespaceDefaults {
+impl ServiceAccounts {
     pub fn new(ctx: Arc<Ctx>) -> Self {
-        Self {
-            namespaces: ctx.informers.store(),
-            accounts: ctx.informers.store(),
-            config_maps: ctx.informers.store(),
-            ctx,
-        }
+        Self { namespaces: ctx.informers.store(), accounts: ctx.informers.store(), ctx }
     }
 
     async fn ensure_account(&self, ns: &str) -> Result<()> {
@@ -45,6 +47,12 @@ impl NamespaceDefaults {
         }
         let account = ServiceAccount { metadata: meta(ns, ACCOUNT), ..ServiceAccount::default() };
         created(self.ctx.api::<ServiceAccount>(ns).create(&PostParams::default(), &account).await)
+    }
+}
+
+impl RootCas {
+    pub fn new(ctx: Arc<Ctx>) -> Self {
+        Self { namespaces: ctx.informers.store(), config_maps: ctx.informers.store(), ctx }
     }
 
     async fn ensure_root_ca(&self, ns: &str) -> Result<()> {
@@ -61,6 +69,20 @@ impl NamespaceDefaults {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Each namespace, when it is new.
+fn watch_namespaces(namespaces: &Store<Namespace>, queue: &Queue<String>) {
+    let queue = queue.clone();
+    namespaces.on_change(move |change| {
+        if let Change::Applied { old: None, new } = change {
+            queue.add(name(&new.metadata).to_owned());
+        }
+    });
+}
+
+fn is_active(namespaces: &Store<Namespace>, ns: &str) -> bool {
+    namespaces.get("", ns).is_some_and(|n| n.metadata.deletion_timestamp.is_none())
 }
 
 fn meta(namespace: &str, name: &str) -> ObjectMeta {
@@ -96,18 +118,13 @@ fn root_ca(namespace: &str, ca: &str, seen: Option<&ConfigMap>) -> Option<Config
 }
 
 #[async_trait]
-impl Controller for NamespaceDefaults {
+impl Controller for ServiceAccounts {
     /// A namespace.
     type Key = String;
-    const NAME: &'static str = "namespace-defaults";
+    const NAME: &'static str = "service-account";
 
     fn watch(&self, queue: &Queue<String>) {
-        let q = queue.clone();
-        self.namespaces.on_change(move |change| {
-            if let Change::Applied { old: None, new } = change {
-                q.add(name(&new.metadata).to_owned());
-            }
-        });
+        watch_namespaces(&self.namespaces, queue);
         let q = queue.clone();
         self.accounts.on_change(move |change| {
             if let Change::Deleted(account) = change
@@ -116,6 +133,24 @@ impl Controller for NamespaceDefaults {
                 q.add(namespace(&account.metadata).to_owned());
             }
         });
+    }
+
+    async fn reconcile(&self, ns: &String) -> Result<Next> {
+        if is_active(&self.namespaces, ns) {
+            self.ensure_account(ns).await?;
+        }
+        Ok(Next::Wait)
+    }
+}
+
+#[async_trait]
+impl Controller for RootCas {
+    /// A namespace.
+    type Key = String;
+    const NAME: &'static str = "root-ca-publisher";
+
+    fn watch(&self, queue: &Queue<String>) {
+        watch_namespaces(&self.namespaces, queue);
         let q = queue.clone();
         self.config_maps.on_change(move |change| {
             let meta = &change.object().metadata;
@@ -126,10 +161,8 @@ impl Controller for NamespaceDefaults {
     }
 
     async fn reconcile(&self, ns: &String) -> Result<Next> {
-        let active = self.namespaces.get("", ns).is_some_and(|n| n.metadata.deletion_timestamp.is_none());
-        if active {
-            let (account, root_ca) = futures::join!(self.ensure_account(ns), self.ensure_root_ca(ns));
-            account.and(root_ca)?;
+        if is_active(&self.namespaces, ns) {
+            self.ensure_root_ca(ns).await?;
         }
         Ok(Next::Wait)
     }

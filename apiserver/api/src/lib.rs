@@ -15,6 +15,7 @@ pub mod names;
 pub mod owner;
 pub mod pod;
 pub mod quantity;
+pub mod quota;
 pub mod resource;
 pub mod schedule;
 pub mod selector;

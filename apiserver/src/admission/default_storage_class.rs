@@ -1,6 +1,6 @@
 //! DefaultStorageClass: a claim that names no class gets the cluster's default one.
 
-use super::{Attributes, Lookup, Operation, Plugin, find_all, typed_mut};
+use super::{Attributes, Lookup, Operation, Plugin, default_class, find_all, typed_mut};
 use crate::{error::Result, kinds::AnyObject};
 use async_trait::async_trait;
 use k8s_openapi::api::{core::v1::PersistentVolumeClaim, storage::v1::StorageClass};
@@ -38,21 +38,9 @@ impl Plugin for DefaultStorageClass {
             return Ok(());
         }
         let classes = find_all::<StorageClass>(lookup, "storageclasses", "").await?;
-        spec.storage_class_name = default_class(&classes);
+        spec.storage_class_name = default_class(&classes, &IS_DEFAULT);
         Ok(())
     }
-}
-
-/// The newest of those marked as default; of equally new ones the first by name.
-fn default_class(classes: &[StorageClass]) -> Option<String> {
-    let name = |c: &StorageClass| c.metadata.name.clone().unwrap_or_default();
-    let marked = classes.iter().filter(|c| {
-        let annotations = c.metadata.annotations.as_ref();
-        IS_DEFAULT.iter().any(|key| annotations.and_then(|a| a.get(*key)).is_some_and(|v| v == "true"))
-    });
-    marked
-        .min_by_key(|c| (std::cmp::Reverse(c.metadata.creation_timestamp.as_ref().map(|t| t.0)), name(c)))
-        .map(name)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Priority: a pod's class becomes its number.
+//! Priority: a pod's class becomes its number; one class at most is everybody's.
 
 use super::{Attributes, Lookup, Operation, Plugin, find, find_all, typed, typed_mut};
 use crate::{error::Result, kinds::AnyObject};
@@ -26,7 +26,32 @@ impl Plugin for Priority {
     }
 
     fn handles(&self, a: &Attributes<'_>) -> bool {
-        matches!(a.operation, Operation::Create | Operation::Update) && a.is("", "pods")
+        matches!(a.operation, Operation::Create | Operation::Update)
+            && (a.is("", "pods") || a.is("scheduling.k8s.io", "priorityclasses"))
+    }
+
+    async fn validate(
+        &self,
+        a: &Attributes<'_>,
+        object: Option<&dyn AnyObject>,
+        _old: Option<&dyn AnyObject>,
+        lookup: &dyn Lookup,
+    ) -> Result<()> {
+        let Some(class) = object.and_then(|o| o.as_any().downcast_ref::<PriorityClass>()) else {
+            return Ok(());
+        };
+        if class.global_default != Some(true) {
+            return Ok(());
+        }
+        let others = find_all::<PriorityClass>(lookup, "priorityclasses", "").await?;
+        let mut others = others.iter().filter(|o| o.metadata.name != class.metadata.name);
+        match others.find(|o| o.global_default == Some(true)) {
+            Some(other) => Err(a.forbidden(format!(
+                "PriorityClass {} is already marked as default. Only one default can exist",
+                other.metadata.name.as_deref().unwrap_or_default()
+            ))),
+            None => Ok(()),
+        }
     }
 
     async fn mutate(
@@ -36,6 +61,9 @@ impl Plugin for Priority {
         old: Option<&dyn AnyObject>,
         lookup: &dyn Lookup,
     ) -> Result<()> {
+        if !a.is("", "pods") {
+            return Ok(());
+        }
         let pod = typed_mut::<Pod>(object)?;
         let Some(spec) = pod.spec.as_mut() else { return Ok(()) };
         if a.operation == Operation::Update {
@@ -150,6 +178,23 @@ mod tests {
         assert_eq!(
             (&new["spec"]["priority"], &new["spec"]["preemptionPolicy"]),
             (&json!(9), &json!("Never"))
+        );
+    }
+
+    #[tokio::test]
+    async fn one_class_is_everybodys() {
+        let class = |name: &str, default: bool| {
+            let rest = json!({"value": 1, "globalDefault": default});
+            object("scheduling.k8s.io/v1", "PriorityClass", "", name, rest)
+        };
+        let case =
+            Case::new("priorityclasses", Operation::Create).lookup([class("a", true), class("b", false)]);
+        case.validate(&Priority, Some(&class("a", true)), None).await.unwrap();
+        case.validate(&Priority, Some(&class("c", false)), None).await.unwrap();
+        let refused = case.validate(&Priority, Some(&class("c", true)), None).await.unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "priorityclasses.scheduling.k8s.io \"c\" is forbidden: PriorityClass a is already marked as default. Only one default can exist"
         );
     }
 }

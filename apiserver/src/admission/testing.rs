@@ -4,7 +4,7 @@ use super::{Attributes, Chain, Lookup, Operation, Plugin};
 use crate::{
     auth::User,
     error::Result,
-    kinds::{self, AnyKind, AnyObject},
+    kinds::{self, AnyKind, AnyObject, Subresource},
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -69,6 +69,7 @@ impl Lookup for Objects {
 pub(crate) struct Case {
     kind: &'static dyn AnyKind,
     operation: Operation,
+    subresource: Option<Subresource>,
     objects: Objects,
     old: Option<Value>,
     user: User,
@@ -79,6 +80,7 @@ impl Case {
         Self {
             kind: kind(plural),
             operation,
+            subresource: None,
             objects: Objects::default(),
             old: None,
             user: User::component("test"),
@@ -95,6 +97,11 @@ impl Case {
         self
     }
 
+    pub(crate) fn subresource(mut self, subresource: Option<Subresource>) -> Self {
+        self.subresource = subresource;
+        self
+    }
+
     pub(crate) fn user(mut self, user: User) -> Self {
         self.user = user;
         self
@@ -104,7 +111,7 @@ impl Case {
         Attributes {
             kind: self.kind,
             operation: self.operation,
-            subresource: None,
+            subresource: self.subresource,
             namespace: object["metadata"]["namespace"].as_str().unwrap_or_default(),
             name: object["metadata"]["name"].as_str().unwrap_or_default(),
             user: &self.user,
@@ -136,5 +143,18 @@ impl Case {
         let chain = Chain::new(vec![Box::new(plugin.clone())]);
         let attributes = self.attributes(object.or(old).unwrap());
         chain.validate(&attributes, typed.as_deref(), typed_old.as_deref(), &self.objects).await
+    }
+
+    /// What the plugin warns of.
+    pub(crate) async fn remark(
+        &self,
+        plugin: &(impl Plugin + Copy + 'static),
+        object: &Value,
+        old: Option<&Value>,
+    ) -> Result<Vec<String>> {
+        let typed = decoded(self.kind, object);
+        let typed_old = old.map(|o| decoded(self.kind, o));
+        let chain = Chain::new(vec![Box::new(*plugin)]);
+        chain.remark(&self.attributes(object), &*typed, typed_old.as_deref(), &self.objects).await
     }
 }

@@ -1,4 +1,4 @@
-//! LimitRange: what one pod, container or claim of a namespace may ask for. Stored and served; nothing applies it yet.
+//! LimitRange: what one pod, container or claim of a namespace may ask for. Admission applies it.
 
 use super::shared::cells;
 use super::{Column, Kind};

@@ -1,4 +1,4 @@
-//! ResourceQuota: what a namespace may have and ask for in all. Stored and served; nothing counts or refuses yet.
+//! ResourceQuota: what a namespace may have and ask for in all. Admission refuses, a controller counts.
 
 use super::shared::spec_and_status::spec_and_status;
 use super::shared::{cells, pod_spec};

@@ -1,7 +1,7 @@
 //! Rules that several kinds share.
 
 pub(super) mod cells;
-pub(super) mod diff;
+pub(crate) mod diff;
 pub(super) mod int_or_percent;
 pub(super) mod label_selector;
 pub(super) mod network;

@@ -1,7 +1,7 @@
 //! Create: from a decoded object to a stored one.
 //!
 //! Order: namespace → system fields → defaults → admission → defaults → name → kind's preparation → allocation →
-//! validation → admission → store.
+//! validation → admission → quotas and store.
 
 use super::{Call, Outcome, Registry, allocate::Reservation, key};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 use api::field;
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Time};
-use storage::Revision;
+use storage::{Change, Revision};
 
 /// What random suffixes are made of: Kubernetes' letters without vowels and look-alikes, so that no words arise.
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -57,6 +57,7 @@ impl Registry {
         self.chain().validate(&attributes, Some(object.as_ref()), None, self).await?;
         let mut warnings = kind.warnings(object.as_ref());
         warnings.extend(crate::kinds::caveat(kind));
+        warnings.extend(self.chain().remark(&attributes, object.as_ref(), None, self).await?);
 
         if call.dry_run {
             object.meta_mut().resource_version = None;
@@ -71,13 +72,15 @@ impl Registry {
             {
                 return Err(call.already_exists(&name));
             }
+            self.charge(call, Operation::Create, object.as_ref(), None).await?;
             return Ok(Outcome { object: kind.to_stored(object.as_ref()).into(), created: true, warnings });
         }
         let mut attempt = 1;
         loop {
-            let payload = self.encode(kind, object.as_mut())?;
-            let name = object.meta().name.as_deref().unwrap_or_default();
-            match self.0.store.create(key(kind, call.namespace, name)?, payload).await {
+            let key = key(kind, call.namespace, object.meta().name.as_deref().unwrap_or_default())?;
+            let create = |value| Change::Create { value };
+            let written = self.store_counted(call, Operation::Create, key, object.as_mut(), None, create);
+            match written.await? {
                 Ok(kv) => {
                     if let Some(reservation) = reservation {
                         reservation.commit();
@@ -88,7 +91,9 @@ impl Registry {
                     attempt += 1;
                     draw_name(object.as_mut());
                 }
-                Err(storage::Error::AlreadyExists(_)) => return Err(call.already_exists(name)),
+                Err(storage::Error::AlreadyExists(_)) => {
+                    return Err(call.already_exists(object.meta().name.as_deref().unwrap_or_default()));
+                }
                 Err(e) => return Err(call.storage(e)),
             }
         }

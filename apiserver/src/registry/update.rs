@@ -12,6 +12,7 @@ use crate::{
     kinds::{AnyKind, AnyObject, Subresource},
 };
 use api::field;
+use storage::Change as Write;
 
 /// How often a write that lost a race is made again. Each round some writer wins, so this many rivals in a row means
 /// something is wrong, and the client should know.
@@ -118,7 +119,8 @@ impl Registry {
         call.invalid(call.name, validate(kind, rules, new.as_ref(), current))?;
         let attributes = call.attributes(Operation::Update, call.name);
         self.chain().validate(&attributes, Some(new.as_ref()), Some(current), self).await?;
-        let warnings = if rules == Rules::Main { kind.warnings(new.as_ref()) } else { Vec::new() };
+        let mut warnings = if rules == Rules::Main { kind.warnings(new.as_ref()) } else { Vec::new() };
+        warnings.extend(self.chain().remark(&attributes, new.as_ref(), Some(current), self).await?);
 
         if !change.apply {
             track(call, new.as_mut(), current)?;
@@ -126,6 +128,9 @@ impl Registry {
         let payload = self.encode(kind, new.as_mut())?;
         let unchanged = payload.finish(old.revision);
         let gone = is_let_go(kind, new.as_ref(), current);
+        if call.dry_run && !gone {
+            self.charge(call, Operation::Update, new.as_ref(), Some(current)).await?;
+        }
         if call.dry_run || (!gone && unchanged == old.bytes) {
             // A write that changes nothing is none: no revision, no event.
             return Ok(Attempt::Done(Outcome { object: unchanged, created: false, warnings }));
@@ -133,7 +138,8 @@ impl Registry {
         let written = if gone {
             self.remove(&key, old.revision, payload, current).await
         } else {
-            self.0.store.update(key, old.revision, payload).await
+            let update = |value| Write::Update { expected: old.revision, value };
+            self.store_counted(call, Operation::Update, key, new.as_mut(), Some(current), update).await?
         };
         match written {
             Ok(kv) => {

@@ -2,9 +2,8 @@
 //!
 //! `role [NAMESPACE/]NAME` is followed by its rules: `VERBS GROUPS RESOURCES [NAMES]` or `VERBS url PATHS`, each list
 //! by comma; `core` is the empty group, `read` and `write` stand for their verbs. `from X` makes the role an aggregate
-//! of those labelled `into X`. `all PREFIX` gives a role the rules of every
-//! cluster role above it whose name begins so. `bind [NAMESPACE/]NAME [to ROLE]` is followed by its subjects. Each
-//! `system:controller:X` is bound to the service account `kube-system/X`.
+//! of those labelled `into X`. `bind [NAMESPACE/]NAME [to ROLE]` is followed by its subjects. Each
+//! `system:controller:X` is bound to the service account `kube-system/X`: as that the controller X asks.
 
 use super::index::Objects;
 use k8s_openapi::{
@@ -74,15 +73,6 @@ fn role(objects: &mut Objects, place_and_name: &str, body: &[&str]) {
             let labels = BTreeMap::from([(format!("{AGGREGATE}{source}"), "true".to_owned())]);
             let selector = LabelSelector { match_labels: Some(labels), match_expressions: None };
             aggregation = Some(AggregationRule { cluster_role_selectors: Some(vec![selector]) });
-        } else if let Some(prefix) = line.strip_prefix("all ") {
-            let mut parts: Vec<_> =
-                objects.cluster_roles.iter().filter(|(name, _)| name.starts_with(prefix)).collect();
-            parts.sort_by_key(|(name, _)| *name);
-            for rule in parts.into_iter().flat_map(|(_, role)| role.rules.iter().flatten()) {
-                if !rules.contains(rule) {
-                    rules.push(rule.clone());
-                }
-            }
         } else {
             rules.extend(rule(line));
         }
@@ -184,7 +174,7 @@ mod tests {
         for line in TABLE.lines().filter(|l| l.starts_with(' ')) {
             let words: Vec<&str> = line.trim_start().split(' ').collect();
             match words.as_slice() {
-                ["into" | "from" | "all" | "user" | "group" | "account", _] => {}
+                ["into" | "from" | "user" | "group" | "account", _] => {}
                 [_, _, _] | [_, _, _, _] => assert!(rule(line.trim_start()).is_some(), "{line}"),
                 _ => panic!("{line:?} is neither rule nor subject"),
             }
@@ -232,10 +222,15 @@ mod tests {
         let (admin, jane) = (user("admin", &[MASTERS, AUTHENTICATED]), user("jane", &[AUTHENTICATED]));
         let nobody = User::anonymous();
         let scheduler = user("system:kube-scheduler", &[AUTHENTICATED]);
+        let controller = |name| User::service_account("kube-system", name);
+        let sets = controller("statefulset-controller");
+        let volumes = controller("persistent-volume-binder");
+        let aggregation = controller("clusterrole-aggregation-controller");
+        let quotas = controller("resourcequota-controller");
         let manager = user("system:kube-controller-manager", &[AUTHENTICATED]);
         let informers = user("system:minik8s-informers", &[AUTHENTICATED]);
         let node = user("system:node:n1", &["system:nodes", AUTHENTICATED]);
-        let collector = user("system:serviceaccount:kube-system:generic-garbage-collector", &[AUTHENTICATED]);
+        let collector = controller("generic-garbage-collector");
         for (user, what, expected) in [
             (&admin, on("delete", "", "nodes"), true),
             (&admin, path("/metrics"), true),
@@ -254,10 +249,21 @@ mod tests {
             (&scheduler, on("create", "", "pods"), false),
             (&collector, on("delete", "apps", "statefulsets"), true),
             (&collector, on("create", "apps", "statefulsets"), false),
-            (&manager, on("create", "", "pods"), true),
-            (&manager, on("delete", "apps", "statefulsets"), true),
-            (&manager, on("create", "apps", "statefulsets"), false),
-            (&manager, on("escalate", GROUP, "clusterroles"), true),
+            // Nobody holds what all controllers together need.
+            (&manager, on("create", "", "pods"), false),
+            (&manager, on("list", "", "pods"), true),
+            (&sets, on("create", "", "pods"), true),
+            (&sets, on("patch", "", "persistentvolumeclaims"), true),
+            (&sets, on("delete", "", "persistentvolumes"), false),
+            (&sets, on("update", "apps", "statefulsets"), false),
+            (&sets, on("get", "", "secrets"), false),
+            (&volumes, on("patch", "", "persistentvolumes"), true),
+            (&volumes, on("create", "apps", "statefulsets"), false),
+            (&aggregation, on("escalate", GROUP, "clusterroles"), true),
+            (&aggregation, on("list", "", "pods"), false),
+            (&quotas, on("list", "", "secrets"), true),
+            (&quotas, Attributes { subresource: "status", ..on("update", "", "resourcequotas") }, true),
+            (&quotas, on("update", "", "resourcequotas"), false),
             (&informers, on("watch", "", "secrets"), true),
             (&informers, on("get", "", "secrets"), false),
             // Nodes are not granted by binding: see `auth::node`.

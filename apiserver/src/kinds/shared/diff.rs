@@ -8,7 +8,7 @@ use std::fmt::Write;
 const MAX_BYTES: usize = 2000;
 
 /// `- path: old` and `+ path: new` lines, one pair for every value that differs.
-pub(in crate::kinds) fn diff<T: Serialize>(old: &T, new: &T) -> String {
+pub(crate) fn diff<T: Serialize>(old: &T, new: &T) -> String {
     let value = |object: &T| serde_json::to_value(object).unwrap_or(Value::Null);
     let mut text = String::new();
     walk(&value(old), &value(new), "", &mut text);
