@@ -73,15 +73,16 @@ impl PodGc {
         Duration::try_from(quarantine - now.duration_since(since)).ok().filter(|left| !left.is_zero())
     }
 
-    /// Whether the API server says so too: the node may have been taken back into service, and run the pod, while our cache
+    /// Only if the API server says so too: the node may have been taken back into service, and run the pod, while our cache
     /// was late.
-    async fn is_still_out_of_service(&self, pod: &Pod) -> Result<bool> {
-        if !Guard::NodeAsked.holds() {
-            return Ok(true);
-        }
+    async fn remove_if_still_out_of_service(&self, pod: &Pod) -> Result<()> {
         let name = pods::node_name(pod).unwrap_or_default();
         let node = self.ctx.all::<Node>().get_opt(name).await?;
-        Ok(node.is_some_and(|node| judge(pod, Some(&node)) == Some(Garbage::OutOfService)))
+        let still = node.is_some_and(|node| judge(pod, Some(&node)) == Some(Garbage::OutOfService));
+        if still || !Guard::NodeAsked.holds() {
+            self.remove(pod, "DeletionByPodGC", "PodGC: node is out of service").await?;
+        }
+        Ok(())
     }
 
     async fn remove(&self, pod: &Pod, reason: &str, message: &str) -> Result<()> {
@@ -157,11 +158,7 @@ impl Controller for PodGc {
                 self.remove(&pod, "DeletionByPodGC", "PodGC: unscheduled pod was marked for deletion")
                     .await?;
             }
-            Some(Garbage::OutOfService) => {
-                if self.is_still_out_of_service(&pod).await? {
-                    self.remove(&pod, "DeletionByPodGC", "PodGC: node is out of service").await?;
-                }
-            }
+            Some(Garbage::OutOfService) => self.remove_if_still_out_of_service(&pod).await?,
             Some(Garbage::Orphaned { node }) => {
                 if let Some(left) = self.quarantine_left(&node) {
                     return Ok(Next::After(left));
