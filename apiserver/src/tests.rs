@@ -4,6 +4,7 @@ mod admission;
 mod apply;
 mod custom;
 mod delete;
+mod every_kind;
 mod fuzz;
 mod list;
 mod server;

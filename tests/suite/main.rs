@@ -10,6 +10,7 @@ mod deployments;
 mod dns;
 mod kubectl;
 mod node_failure;
+mod policies;
 mod protection;
 mod rbac;
 mod replica_sets;

@@ -5,13 +5,13 @@ use futures::StreamExt;
 use std::time::Duration;
 
 /// An open watch, read event by event.
-struct Watching {
+pub(super) struct Watching {
     body: axum::body::BodyDataStream,
     text: Vec<u8>,
 }
 
 impl Server {
-    async fn watch(&self, path: &str) -> Watching {
+    pub(super) async fn watch(&self, path: &str) -> Watching {
         self.watch_as(path, "application/json").await
     }
     async fn watch_as(&self, path: &str, accept: &str) -> Watching {
@@ -37,7 +37,7 @@ impl Watching {
         }
     }
     /// (type, name) of the next `n` events.
-    async fn take(&mut self, n: usize) -> Vec<(String, String)> {
+    pub(super) async fn take(&mut self, n: usize) -> Vec<(String, String)> {
         let mut events = Vec::new();
         for _ in 0..n {
             let event = self.next().await.unwrap();
@@ -48,7 +48,7 @@ impl Watching {
     }
 }
 
-fn told(events: &[(&str, &str)]) -> Vec<(String, String)> {
+pub(super) fn told(events: &[(&str, &str)]) -> Vec<(String, String)> {
     events.iter().map(|(t, n)| ((*t).to_owned(), (*n).to_owned())).collect()
 }
 
