@@ -32,7 +32,7 @@ use api::field;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 use storage::{Key, KeyValue, ListOptions, Payload, Prefix, Revision, Store};
 
 pub use list::{Page, PageOptions};
@@ -45,6 +45,8 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     store: Arc<dyn Store>,
     kinds: &'static [&'static dyn AnyKind],
+    /// The same by plural, in the order of the table: asked for with every request.
+    by_plural: HashMap<&'static str, Vec<&'static dyn AnyKind>>,
     /// What people defined, and the documents that tell of all kinds.
     catalog: ArcSwap<Catalog>,
     chain: Chain,
@@ -202,9 +204,14 @@ impl Registry {
     ) -> Self {
         let marker = uuid::Uuid::new_v4().simple().to_string();
         let catalog = ArcSwap::from_pointee(Catalog::new(kinds, Vec::new()));
+        let mut by_plural: HashMap<&'static str, Vec<&'static dyn AnyKind>> = HashMap::new();
+        for kind in kinds {
+            by_plural.entry(kind.resource().plural).or_default().push(*kind);
+        }
         Self(Arc::new(Inner {
             store,
             kinds,
+            by_plural,
             catalog,
             chain,
             allocator,
@@ -237,19 +244,17 @@ impl Registry {
 
     /// The kind behind a path.
     pub fn kind(&self, group: &str, version: &str, plural: &str) -> Option<KindRef> {
-        let own = self.0.kinds.iter().copied().find(|k| {
-            let r = k.resource();
-            r.plural == plural && r.group == group && r.version == version
-        });
+        let named = self.0.by_plural.get(plural).map_or(&[][..], Vec::as_slice);
+        let own = named.iter().find(|k| k.resource().group == group && k.resource().version == version);
         match own {
-            Some(own) => Some(KindRef::BuiltIn(own)),
+            Some(own) => Some(KindRef::BuiltIn(*own)),
             None => self.0.catalog.load().find(group, version, plural).map(KindRef::Custom),
         }
     }
 
     /// A kind of our own by its plural; `None` if we have no such kind.
     pub fn kind_named(&self, plural: &str) -> Option<&'static dyn AnyKind> {
-        self.0.kinds.iter().copied().find(|k| k.resource().plural == plural)
+        self.0.by_plural.get(plural)?.first().copied()
     }
 
     /// The stored bytes of one object.

@@ -1,9 +1,14 @@
 //! What every controller is given: the door to the cluster, the shared caches, the clock, and a few calls that all
 //! of them make in the same careful way.
 
-use crate::{Config, error::Result, run::Metrics};
+use crate::{
+    Config,
+    error::{Error, Result, is_not_found},
+    run::Metrics,
+};
 use api::clock::Clock;
 use client::{Api, Guard, Informers, Recorder};
+use http::Request;
 use k8s_openapi::{
     ClusterResourceScope, Metadata, NamespaceResourceScope, Resource, api::core::v1::ObjectReference,
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -49,6 +54,21 @@ impl Ctx {
         K: kube::Resource<DynamicType = (), Scope = ClusterResourceScope>,
     {
         kube::Api::all(self.client.clone()).into()
+    }
+}
+
+/// What is at a path of the API, for kinds that only discovery knows.
+pub(crate) async fn get_at<T: DeserializeOwned>(client: &kube::Client, path: &str) -> Result<T> {
+    let request = Request::get(path).body(Vec::new()).map_err(|e| Error::Object(e.to_string()))?;
+    Ok(client.request(request).await?)
+}
+
+/// The same; `None` if there is nothing.
+pub(crate) async fn find_at<T: DeserializeOwned>(client: &kube::Client, path: &str) -> Result<Option<T>> {
+    match get_at(client, path).await {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Api(error)) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

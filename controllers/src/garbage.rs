@@ -7,8 +7,8 @@
 pub mod graph;
 
 use crate::{
-    context::Ctx,
-    error::{Error, Result, ignore_not_found, is_not_found},
+    context::{Ctx, find_at, get_at},
+    error::{Error, Result, ignore_not_found},
     run::{Controller, Next},
 };
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use client::{Change, PartialObject, Queue, Store};
 use graph::{Action, Graph, Identity, Node, Owner};
 use http::Request;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIGroupList, APIResourceList, ObjectMeta};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
     collections::{HashMap, HashSet},
@@ -111,7 +111,7 @@ impl Garbage {
             return Ok(None);
         };
         let found: Option<Live> =
-            get_opt(&self.ctx.client, &collection.object(&identity.namespace, &identity.name)).await?;
+            find_at(&self.ctx.client, &collection.object(&identity.namespace, &identity.name)).await?;
         Ok(found.filter(|live| live.metadata.uid.as_deref() == Some(node.uid.as_str())))
     }
 
@@ -122,7 +122,7 @@ impl Garbage {
             return Ok(true);
         };
         let found: Option<Live> =
-            get_opt(&self.ctx.client, &collection.object(namespace, &owner.name)).await?;
+            find_at(&self.ctx.client, &collection.object(namespace, &owner.name)).await?;
         Ok(found.is_some_and(|live| live.metadata.uid.as_deref() == Some(owner.uid.as_str())))
     }
 
@@ -253,13 +253,13 @@ impl Controller for Garbage {
 /// Every collection that can be followed and deleted from.
 async fn discover(client: &kube::Client) -> Result<Collections> {
     let mut roots = vec![("v1".to_owned(), "/api/v1".to_owned())];
-    let groups: APIGroupList = get(client, "/apis").await?;
+    let groups: APIGroupList = get_at(client, "/apis").await?;
     for version in groups.groups.into_iter().flat_map(|g| g.versions) {
         roots.push((version.group_version.clone(), format!("/apis/{}", version.group_version)));
     }
     let mut collections = HashMap::new();
     for (api_version, root) in roots {
-        let list: APIResourceList = get(client, &root).await?;
+        let list: APIResourceList = get_at(client, &root).await?;
         for resource in list.resources {
             let can = |verb: &str| resource.verbs.iter().any(|v| v == verb);
             // Events own nothing and are owned by nothing, and there are many of them.
@@ -354,18 +354,5 @@ fn node(api_version: &str, kind: &str, meta: &ObjectMeta) -> Node {
         owners: meta.owner_references.iter().flatten().map(owner).collect(),
         deleting: meta.deletion_timestamp.is_some(),
         finalizers: meta.finalizers.clone().unwrap_or_default(),
-    }
-}
-
-async fn get<T: DeserializeOwned>(client: &kube::Client, path: &str) -> Result<T> {
-    let request = Request::get(path).body(Vec::new()).map_err(|e| Error::Object(e.to_string()))?;
-    Ok(client.request(request).await?)
-}
-
-async fn get_opt<T: DeserializeOwned>(client: &kube::Client, path: &str) -> Result<Option<T>> {
-    match get(client, path).await {
-        Ok(found) => Ok(Some(found)),
-        Err(Error::Api(error)) if is_not_found(&error) => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -6,7 +6,7 @@
 //! and the count is made again. So it never forgets an object that admission let in.
 
 use crate::{
-    context::{Ctx, namespace},
+    context::{Ctx, find_at, namespace},
     error::{Error, Result, is_not_found},
     run::{Controller, Next, ObjectKey},
 };
@@ -19,7 +19,6 @@ use api::{
 };
 use async_trait::async_trait;
 use client::{Change, PartialObject, Queue, Store};
-use http::Request;
 use k8s_openapi::{
     api::core::v1::{
         PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, Service,
@@ -27,7 +26,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::APIGroup,
 };
 use kube::api::{ListParams, PostParams};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -108,7 +107,7 @@ impl ResourceQuotas {
         if group.is_empty() {
             return Ok(Some("/api/v1".to_owned()));
         }
-        let group: Option<APIGroup> = self.get(&format!("/apis/{group}")).await?;
+        let group: Option<APIGroup> = find_at(&self.ctx.client, &format!("/apis/{group}")).await?;
         let version = group.and_then(|g| {
             let first = g.versions.first().cloned();
             g.preferred_version.or(first)
@@ -129,17 +128,9 @@ impl ResourceQuotas {
             #[serde(default)]
             remaining_item_count: i64,
         }
-        let list: Option<List> = self.get(&format!("{root}/namespaces/{ns}/{plural}?limit=1")).await?;
+        let list: Option<List> =
+            find_at(&self.ctx.client, &format!("{root}/namespaces/{ns}/{plural}?limit=1")).await?;
         Ok(list.map(|l| i64::try_from(l.items.len()).unwrap_or(i64::MAX) + l.metadata.remaining_item_count))
-    }
-
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
-        let request = Request::get(path).body(Vec::new()).map_err(|e| Error::Object(e.to_string()))?;
-        match self.ctx.client.request(request).await {
-            Ok(found) => Ok(Some(found)),
-            Err(error) if is_not_found(&error) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Hears of what goes from a collection; once for all quotas.
@@ -268,6 +259,7 @@ impl Controller for ResourceQuotas {
 mod tests {
     use super::*;
     use api::clock::ManualClock;
+    use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
 
     fn objects<T: DeserializeOwned>(values: &[Value]) -> Vec<T> {

@@ -15,6 +15,8 @@ use crate::config::Config;
 use bridge::Bridge;
 use std::{
     collections::HashMap,
+    fs,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -69,6 +71,17 @@ impl Network {
     /// After the Engine has started a sandbox on its network.
     pub(super) async fn allow_hairpin(&self) {
         self.engine.allow_hairpin().await;
+    }
+}
+
+/// Lets a pod reach itself through a service address: the bridge must send a frame back to the port it came from
+/// (network.md §2). Best effort: without the privilege that one path is missing. `port` is the port's directory in sysfs.
+fn allow_hairpin(port: &Path) {
+    let flag = port.join("hairpin_mode");
+    if fs::read(&flag).is_ok_and(|value| value.starts_with(b"0"))
+        && let Err(error) = fs::write(&flag, b"1")
+    {
+        tracing::debug!(%error, flag = %flag.display(), "cannot let a pod reach itself through its service");
     }
 }
 

@@ -5,7 +5,10 @@
 //! twice. Both ends have fixed hardware addresses, made of the addresses: what neighbours remember stays right when a
 //! pod is replaced.
 
-use super::super::{Error, Result, namespace};
+use super::{
+    super::{Error, Result, namespace},
+    allow_hairpin,
+};
 use crate::{config::Config, netlink::errno};
 use api::Cidr;
 use futures::TryStreamExt;
@@ -191,11 +194,7 @@ impl Bridge {
         }
         let alias = LinkUnspec::new_with_name(&name).alias(&port.pod).build();
         machine.link().set(alias).execute().await?;
-        // A pod reaches itself through a service address: the frame goes back to the port it came from (network.md §2).
-        let hairpin = PathBuf::from("/sys/class/net").join(&name).join("brport/hairpin_mode");
-        if let Err(error) = fs::write(&hairpin, "1") {
-            tracing::debug!(%error, flag = %hairpin.display(), "cannot let a pod reach itself through its service");
-        }
+        allow_hairpin(&PathBuf::from("/sys/class/net").join(&name).join("brport"));
         Ok(())
     }
 }

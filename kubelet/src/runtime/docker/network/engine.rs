@@ -1,6 +1,9 @@
 //! The pod network that the Engine makes: a bridge with the options that let pods be reached as they are.
 
-use super::super::{CHANGE, Error, READ, Result, within};
+use super::{
+    super::{CHANGE, Error, READ, Result, within},
+    allow_hairpin,
+};
 use crate::config::Config;
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use std::{collections::HashMap, path::Path};
@@ -73,18 +76,12 @@ impl Network {
         }
     }
 
-    /// Lets a pod reach itself through a service address: the bridge must send a frame back to the port it came from
-    /// (network.md §2). Best effort: without the privilege that one path is missing.
+    /// For all ports: which of them is a pod's only the Engine knows.
     pub(super) async fn allow_hairpin(&self) {
         let ports = Path::new("/sys/class/net").join(&self.bridge).join("brif");
         let set = tokio::task::spawn_blocking(move || {
             for port in std::fs::read_dir(ports).into_iter().flatten().flatten() {
-                let flag = port.path().join("hairpin_mode");
-                if std::fs::read(&flag).is_ok_and(|value| value.starts_with(b"0"))
-                    && let Err(error) = std::fs::write(&flag, b"1")
-                {
-                    tracing::debug!(%error, flag = %flag.display(), "cannot let a pod reach itself through its service");
-                }
+                allow_hairpin(&port.path());
             }
         });
         if let Err(error) = set.await {
