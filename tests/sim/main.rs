@@ -147,6 +147,7 @@ macro_rules! guards {
 mod guards {
     use super::*;
     guards!(
+        seen_once: SeenOnce in Everywhere,
         live_read: LiveRead in Everywhere,
         predecessor_ready: PredecessorReady in Everywhere,
         scale_down_healthy: ScaleDownHealthy in Everywhere,

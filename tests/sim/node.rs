@@ -9,6 +9,8 @@ use super::{
     process::{Shared, as_of, lock},
     server::{NS, Typed},
 };
+use client::{Queue, Store};
+use futures::FutureExt;
 use k8s_openapi::{
     api::core::v1::{Pod, PodSpec},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -21,7 +23,7 @@ pub(crate) use machine::Machine;
 use machine::end;
 pub(crate) use object::BEAT;
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 use worker::{Worker, wish};
@@ -43,10 +45,10 @@ pub(crate) struct Kubelet {
     /// Containers end only when their time is up.
     pub(crate) stubborn: bool,
     cursor: Option<usize>,
-    pods: BTreeMap<String, Arc<Pod>>,
+    pods: Store<Pod>,
     workers: BTreeMap<String, Worker>,
     /// Names to look at.
-    changed: VecDeque<String>,
+    changed: Queue<String>,
     begun: bool,
     /// What has to end before anything else; with the revision of the list it comes from.
     ending: Option<BTreeSet<String>>,
@@ -60,6 +62,14 @@ pub(crate) struct Kubelet {
 
 impl Kubelet {
     pub(crate) fn new(node: &str, server: &Shared, machine: Machine) -> Self {
+        let (pods, changed) = (Store::<Pod>::by_hand(), Queue::new());
+        let (own, names) = (node.to_owned(), changed.clone());
+        pods.on_change(move |change| {
+            let pod = change.object();
+            if api::pod::node_name(pod) == Some(own.as_str()) {
+                names.add(name(pod).to_owned());
+            }
+        });
         Self {
             node: node.to_owned(),
             server: server.clone(),
@@ -69,9 +79,9 @@ impl Kubelet {
             slow: 0,
             stubborn: false,
             cursor: None,
-            pods: BTreeMap::new(),
+            pods,
             workers: BTreeMap::new(),
-            changed: VecDeque::new(),
+            changed,
             begun: false,
             ending: None,
             looked: returning::Looked::default(),
@@ -141,24 +151,17 @@ impl Kubelet {
             let at = newest.saturating_sub(stale);
             self.cursor = Some(at);
             let listed = as_of(&server, "Pod", at).into_iter().filter_map(Pod::of);
-            self.pods = listed.map(|p| (name(p).to_owned(), p.clone())).collect();
+            self.pods.feed_list(listed.cloned().collect(), server.revision_at(at));
             return true;
         };
         let to = newest.min(from.saturating_add(most));
         self.cursor = Some(to);
-        let mut any = false;
         for event in &server.log[from..to] {
-            let Some(pod) = Pod::of(&event.object) else { continue };
-            let known = match event.deleted {
-                true => self.pods.remove(name(pod)),
-                false => self.pods.insert(name(pod).to_owned(), pod.clone()),
-            };
-            if self.here(pod) || known.is_some_and(|k| self.here(&k)) {
-                self.changed.push_back(name(pod).to_owned());
-                any = true;
+            if let Some(pod) = Pod::of(&event.object) {
+                self.pods.feed(event.deleted, pod.clone());
             }
         }
-        any
+        from < to
     }
 
     /// The watch was cut and begins again a little in the past.
@@ -176,7 +179,8 @@ impl Kubelet {
     // As the agent: which pods have workers.
 
     fn own_pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.values().filter(|p| self.here(p) && !self.looked.was_gone(p)).cloned().collect()
+        let here = |p: &Arc<Pod>| self.here(p) && !self.looked.was_gone(p);
+        self.pods.list().into_iter().filter(here).collect()
     }
 
     /// Takes over what is on the machine, once the cache is as new as the API server.
@@ -234,7 +238,8 @@ impl Kubelet {
         if !self.up || !self.begun {
             return;
         }
-        let known: BTreeSet<&str> = self.pods.values().map(|p| uid(p)).collect();
+        let known = self.pods.list();
+        let known: BTreeSet<&str> = known.iter().map(|p| uid(p)).collect();
         let orphans: BTreeSet<String> = self
             .machine
             .containers
@@ -293,7 +298,7 @@ impl Kubelet {
                 && !self.looked.was_gone(pod)
                 && !self.gone.contains(uid(pod))
         };
-        let wanted = self.pods.get(key).filter(|p| self.here(p) && has_turn(p)).cloned();
+        let wanted = self.pods.get(NS, key).filter(|p| self.here(p) && has_turn(p));
         self.reconcile(key, wanted);
     }
 
@@ -308,7 +313,8 @@ impl Kubelet {
         if self.look_at_ending() {
             return true;
         }
-        if let Some(key) = self.changed.pop_front() {
+        if let Some(Some(key)) = self.changed.next().now_or_never() {
+            self.changed.done(&key);
             self.handle(&key);
             return true;
         }

@@ -99,7 +99,7 @@ struct Feed {
 
 trait Fed {
     fn event(&self, deleted: bool, object: &Obj);
-    fn list(&self, objects: &[&Obj]);
+    fn list(&self, objects: &[&Obj], revision: u64);
     fn close(&self);
 }
 
@@ -109,8 +109,8 @@ impl<K: Cached + Typed> Fed for Store<K> {
             self.feed(deleted, object.clone());
         }
     }
-    fn list(&self, objects: &[&Obj]) {
-        self.feed_list(objects.iter().filter_map(|o| K::of(o)).cloned().collect());
+    fn list(&self, objects: &[&Obj], revision: u64) {
+        self.feed_list(objects.iter().filter_map(|o| K::of(o)).cloned().collect(), revision);
     }
     fn close(&self) {
         Store::close(self);
@@ -330,12 +330,12 @@ impl Process {
         if feed.cursor == Some(newest) {
             return false;
         }
-        let mut shown = Vec::new();
-        let listed = feed.cursor.is_none();
+        let (mut shown, mut listed) = (Vec::new(), None);
         match feed.cursor {
             None => {
                 let at = newest.saturating_sub(stale);
                 feed.cursor = Some(at);
+                listed = Some(lock(&server).revision_at(at));
                 shown.extend(as_of(&lock(&server), feed.kind, at).into_iter().map(|o| (false, o.clone())));
             }
             Some(from) => {
@@ -347,8 +347,8 @@ impl Process {
             }
         }
         // Callbacks read the clock, which is the server's.
-        if listed {
-            feed.store.list(&shown.iter().map(|(_, o)| o).collect::<Vec<_>>());
+        if let Some(revision) = listed {
+            feed.store.list(&shown.iter().map(|(_, o)| o).collect::<Vec<_>>(), revision);
         } else {
             shown.iter().for_each(|(deleted, object)| feed.store.event(*deleted, object));
         }
@@ -356,7 +356,7 @@ impl Process {
             let stage = self.stage.clone();
             stage::on(&stage, || self.begin());
         }
-        listed || !shown.is_empty()
+        listed.is_some() || !shown.is_empty()
     }
 
     pub(crate) fn watch_any(&mut self, rng: &mut fastrand::Rng) {

@@ -108,6 +108,12 @@ pub(crate) struct Event {
     pub(crate) object: Obj,
 }
 
+impl Event {
+    fn revision(&self) -> u64 {
+        self.object.meta().resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+    }
+}
+
 /// A request on its way: of a process that lives, or of one that crashed after it had sent it.
 struct InFlight {
     ticket: u64,
@@ -166,6 +172,7 @@ impl Server {
         self.objects = rest.objects.clone();
         let objects = self.objects.values().cloned();
         self.log = objects.map(|object| Event { deleted: false, object }).collect();
+        self.log.sort_by_key(Event::revision);
         self.base = rest.revision() - self.log.len() as u64;
         self.oracle.resume(&rest.oracle);
     }
@@ -185,6 +192,11 @@ impl Server {
 
     pub(crate) fn revision(&self) -> u64 {
         self.base + self.log.len() as u64
+    }
+
+    /// The revision of a list that knows the first `at` events.
+    pub(crate) fn revision_at(&self, at: usize) -> u64 {
+        self.log[..at].last().map_or(0, Event::revision)
     }
 
     pub(crate) fn say(&mut self, what: impl FnOnce() -> String) {

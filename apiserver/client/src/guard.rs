@@ -5,6 +5,8 @@
 /// One rule. Where it is kept, the code asks [`Guard::holds`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Guard {
+    /// Informers: what a cache has seen already is no news, so that it never goes back.
+    SeenOnce,
     /// StatefulSet: set, pods and revisions are read from the API server before anything is changed.
     LiveRead,
     /// Controllers: a deletion or change of metadata is valid for the object exactly as it was seen.

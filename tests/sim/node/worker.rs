@@ -119,7 +119,7 @@ impl Kubelet {
             let key = name(&worker.pod).to_owned();
             self.workers.remove(uid);
             self.gone.insert(uid.to_owned());
-            self.changed.push_back(key);
+            self.changed.add(key);
             return true;
         }
         let worker = self.workers.get_mut(uid).unwrap();

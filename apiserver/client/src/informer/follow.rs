@@ -40,7 +40,8 @@ const RESUMES: u32 = 3;
 pub(super) trait Sink: Send + Sync {
     fn list_item(&self, json: &str);
     fn list_abort(&self);
-    fn list_end(&self);
+    /// `revision` is the list's own, as the server gave it.
+    fn list_end(&self, revision: Option<&str>);
     /// Returns the object's resourceVersion, or `None` if the object cannot be read.
     fn event(&self, deleted: bool, json: &str) -> Option<String>;
     fn flush(&self);
@@ -239,7 +240,7 @@ impl Follower<'_> {
                 Some(token) if !token.is_empty() => next = token.into_owned(),
                 _ => {
                     let version = list.metadata.resource_version.unwrap_or_default().into_owned();
-                    self.sink.list_end();
+                    self.sink.list_end(Some(&version));
                     return Ok(version);
                 }
             }
@@ -315,7 +316,7 @@ impl Follower<'_> {
                     return Ok(());
                 }
                 if position.is_none() {
-                    self.sink.list_end();
+                    self.sink.list_end(version.as_deref());
                 }
                 if let Some(version) = version {
                     *position = Some(version);

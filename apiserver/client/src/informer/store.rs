@@ -1,10 +1,10 @@
 //! The objects of one kind in memory, with indexes, and those who want to hear of changes.
 
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 mod feed;
 
 use super::{Cached, Change, follow::Sink};
-use crate::lock;
+use crate::{Guard, lock};
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -65,7 +65,14 @@ impl<K: Cached> Index<K> {
     }
 }
 
+/// Revisions are numbers and only grow (KEP-5504). One that is none says nothing.
+fn number(revision: Option<&str>) -> Option<u64> {
+    revision?.parse().ok()
+}
+
 struct State<K> {
+    /// The newest revision of a list or an event.
+    seen: Option<u64>,
     /// By namespace, then name: ordered, so that whoever iterates does so in the same order each time.
     objects: BTreeMap<String, BTreeMap<String, Arc<K>>>,
     indexes: HashMap<&'static str, Index<K>>,
@@ -110,6 +117,18 @@ impl<K: Cached> State<K> {
         Some(old)
     }
 
+    /// Takes in what a watch shows. A watch that begins again somewhat in the past shows what is known already, and would
+    /// show in between what is long over: an object that is gone, or the end of one whose successor is here.
+    fn take(&mut self, deleted: bool, object: Arc<K>, changes: &mut Vec<Change<K>>) {
+        let revision = number(object.metadata().resource_version.as_deref());
+        let known = revision.is_some_and(|revision| self.seen.is_some_and(|seen| revision <= seen));
+        if known && Guard::SeenOnce.holds() {
+            return;
+        }
+        self.seen = revision.or(self.seen);
+        if deleted { self.delete(object, changes) } else { self.apply(object, changes) }
+    }
+
     /// Puts one object in place and says what happened. An object that took the place of another of the same
     /// name (other UID) is a delete and a create: whoever cares for the old one must hear of its end.
     fn apply(&mut self, object: Arc<K>, changes: &mut Vec<Change<K>>) {
@@ -131,8 +150,9 @@ impl<K: Cached> State<K> {
         }
     }
 
-    /// Makes the listed objects all there are.
-    fn replace(&mut self, listed: Vec<Arc<K>>, changes: &mut Vec<Change<K>>) {
+    /// Makes the listed objects all there are. A list is believed whatever was seen before.
+    fn replace(&mut self, listed: Vec<Arc<K>>, revision: Option<u64>, changes: &mut Vec<Change<K>>) {
+        self.seen = revision;
         let names: BTreeSet<(&str, &str)> = listed.iter().map(|o| key(&**o)).collect();
         let gone: Vec<Arc<K>> = self.iter().filter(|o| !names.contains(&key(&***o))).cloned().collect();
         drop(names);
@@ -157,11 +177,8 @@ impl<K: Cached> State<K> {
     }
 }
 
-/// What is decoded and not yet visible. Only the informer's task touches it.
-enum Decoded<K> {
-    Applied(Arc<K>),
-    Deleted(Arc<K>),
-}
+/// An event that is decoded and not yet visible: whether it is a deletion, and of what.
+type Decoded<K> = (bool, Arc<K>);
 
 type Callback<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 
@@ -176,6 +193,7 @@ pub(super) struct Inner<K> {
     /// Held while changes are made visible and told, so that a new subscriber neither misses nor repeats one.
     /// Readers never need it.
     subscribers: Mutex<Vec<Subscriber<K>>>,
+    /// What is not yet visible. Only the informer's task touches it.
     listing: Mutex<Vec<Arc<K>>>,
     batch: Mutex<Vec<Decoded<K>>>,
     synced: watch::Sender<bool>,
@@ -185,7 +203,7 @@ pub(super) struct Inner<K> {
 impl<K: Cached> Inner<K> {
     pub(super) fn new(token: CancellationToken) -> Self {
         Self {
-            state: RwLock::new(State { objects: BTreeMap::new(), indexes: HashMap::new() }),
+            state: RwLock::new(State { seen: None, objects: BTreeMap::new(), indexes: HashMap::new() }),
             subscribers: Mutex::default(),
             listing: Mutex::default(),
             batch: Mutex::default(),
@@ -246,17 +264,16 @@ impl<K: Cached> Sink for Inner<K> {
         lock(&self.listing).clear();
     }
 
-    fn list_end(&self) {
+    fn list_end(&self, revision: Option<&str>) {
         let listed = mem::take(&mut *lock(&self.listing));
-        self.publish(|state, changes| state.replace(listed, changes));
+        self.publish(|state, changes| state.replace(listed, number(revision), changes));
         self.synced.send_if_modified(|synced| !mem::replace(synced, true));
     }
 
     fn event(&self, deleted: bool, json: &str) -> Option<String> {
         let object = Self::decode(json)?;
         let version = object.metadata().resource_version.clone();
-        let decoded = if deleted { Decoded::Deleted(object) } else { Decoded::Applied(object) };
-        lock(&self.batch).push(decoded);
+        lock(&self.batch).push((deleted, object));
         version
     }
 
@@ -266,11 +283,8 @@ impl<K: Cached> Sink for Inner<K> {
             return;
         }
         self.publish(|state, changes| {
-            for decoded in batch {
-                match decoded {
-                    Decoded::Applied(object) => state.apply(object, changes),
-                    Decoded::Deleted(object) => state.delete(object, changes),
-                }
+            for (deleted, object) in batch {
+                state.take(deleted, object, changes);
             }
         });
     }

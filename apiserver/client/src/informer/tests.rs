@@ -264,3 +264,41 @@ async fn everything_ends_with_the_token() {
     // A store asked for too late never syncs, and nobody waits for it.
     bed.informers.store::<k8s_openapi::api::core::v1::Secret>().synced().await;
 }
+
+#[test]
+fn what_a_cache_has_seen_is_no_news() {
+    let object = |uid: &str, revision: Option<u64>| {
+        Arc::new(ConfigMap {
+            metadata: ObjectMeta {
+                namespace: Some("a".into()),
+                name: Some("one".into()),
+                uid: Some(uid.into()),
+                resource_version: revision.map(|r| r.to_string()),
+                ..Default::default()
+            },
+            data: Some([("value".to_owned(), format!("{uid}@{}", revision.unwrap_or(0)))].into()),
+            ..Default::default()
+        })
+    };
+    let store = Store::<ConfigMap>::by_hand();
+    let mut changes = subscribe(&store);
+    let mut check = |what: &dyn Fn(), expected: &[&str]| {
+        what();
+        let told: Vec<String> = std::iter::from_fn(|| changes.try_recv().ok()).collect();
+        assert_eq!(told, expected);
+    };
+    check(&|| store.feed_list(vec![object("x", Some(4))], 7), &["+a/one x@4"]);
+    // Older than the list, although the object is not.
+    check(&|| store.feed(false, object("x", Some(6))), &[]);
+    check(&|| store.feed(true, object("x", Some(8))), &["-a/one x@8"]);
+    check(&|| store.feed(false, object("y", Some(9))), &["+a/one y@9"]);
+    // The watch begins again in the past: neither does the first come back, nor does its end take the second away.
+    check(&|| store.feed(false, object("x", Some(6))), &[]);
+    check(&|| store.feed(true, object("x", Some(8))), &[]);
+    check(&|| store.feed(false, object("y", Some(9))), &[]);
+    check(&|| store.feed(false, object("y", Some(10))), &["~a/one y@9>y@10"]);
+    // A list is believed: it may come from a server that has another past.
+    check(&|| store.feed_list(Vec::new(), 3), &["-a/one y@10"]);
+    check(&|| store.feed(false, object("z", Some(5))), &["+a/one z@5"]);
+    check(&|| store.feed(false, object("z", None)), &["~a/one z@5>z@0"]);
+}
