@@ -182,36 +182,4 @@ fn judge_node(node: &Node) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_garbage() {
-        let pod = |node: Option<&str>, terminating: bool| -> Pod {
-            let deleted = terminating.then_some("2026-01-01T00:00:00Z");
-            serde_json::from_value(json!({"metadata": {"deletionTimestamp": deleted}, "spec": {"nodeName": node, "containers": []}})).unwrap()
-        };
-        let node = |ready: &str, taint: &str| -> Node {
-            serde_json::from_value(
-                json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": taint, "effect": "NoExecute"}]},
-                "status": {"conditions": [{"type": "Ready", "status": ready}]}}),
-            )
-            .unwrap()
-        };
-        let orphaned = Some(Garbage::Orphaned { node: "n".into() });
-        assert_eq!(judge(&pod(Some("n"), false), None), orphaned);
-        assert_eq!(judge(&pod(Some("n"), true), None), orphaned);
-        assert_eq!(judge(&pod(None, false), None), None);
-        assert_eq!(judge(&pod(None, true), None), Some(Garbage::NeverScheduled));
-        let lost = node("Unknown", monitor::UNREACHABLE);
-        assert_eq!(
-            judge(&pod(Some("n"), true), Some(&lost)),
-            None,
-            "a lost node's pod stays until someone knows"
-        );
-        let declared = node("Unknown", monitor::OUT_OF_SERVICE);
-        assert_eq!(judge(&pod(Some("n"), true), Some(&declared)), Some(Garbage::OutOfService));
-        assert_eq!(judge(&pod(Some("n"), false), Some(&declared)), None);
-        assert_eq!(judge(&pod(Some("n"), true), Some(&node("True", monitor::OUT_OF_SERVICE))), None);
-    }
-}
+mod tests;

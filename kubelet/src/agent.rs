@@ -465,3 +465,6 @@ fn follow<K: Cached>(
 fn key(pod: &Pod) -> Key {
     (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! The loop over a runtime that only remembers: what a kubelet does first on a node where others were before it.
+
+use super::*;
+use crate::{
+    Config,
+    addresses::Addresses,
+    container_plan::spec_hash,
+    pods::Lookup,
+    runtime::{ContainerSpec, Runtime, SandboxSpec, fake::Fake},
+};
+use client::{Recorder, testing::Fake as Api};
+use serde_json::json;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn pod(name: &str, uid: &str, deleted: bool) -> Pod {
+    let (end, grace) = (deleted.then_some("2026-01-01T00:00:00Z"), deleted.then_some(0));
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": "ns", "uid": uid, "generation": 1,
+            "deletionTimestamp": end, "deletionGracePeriodSeconds": grace},
+        "spec": {"nodeName": "n1", "containers": [{"name": name, "image": "img"}]},
+    }))
+    .unwrap()
+}
+
+/// A container of a pod, and its sandbox, as an earlier kubelet left them.
+async fn leave(runtime: &Fake, name: &str, uid: &str) {
+    let hash = spec_hash(&pod(name, uid, false).spec.unwrap().containers[0]);
+    let pod = PodRef { namespace: "ns".into(), name: name.into(), uid: uid.into() };
+    let sandbox = SandboxSpec { pod: pod.clone(), ..SandboxSpec::default() };
+    let sandbox_id = runtime.run_sandbox(&sandbox).await.unwrap().id;
+    let spec = ContainerSpec { pod, sandbox_id, name: name.into(), hash, ..ContainerSpec::default() };
+    let id = runtime.create_container(&spec).await.unwrap();
+    runtime.start_container(&id).await.unwrap();
+}
+
+fn running(runtime: &Fake, uid: &str) -> usize {
+    runtime.containers().iter().filter(|c| c.is_running() && c.pod.uid == uid).count()
+}
+
+#[tokio::test]
+async fn what_was_deleted_or_replaced_is_dead_before_the_node_is_ready_and_anything_starts() {
+    let (api, runtime, dir) =
+        (Api::default(), Arc::new(Fake::with_any_image()), tempfile::tempdir().unwrap());
+    leave(&runtime, "forced", "old").await;
+    leave(&runtime, "marked", "marked").await;
+    leave(&runtime, "stays", "stays").await;
+    api.put(&pod("forced", "new", false));
+    api.put(&pod("marked", "marked", true));
+    api.put(&pod("stays", "stays", false));
+    let before = runtime.calls().len();
+
+    let (client, token, tracker) = (api.client(), CancellationToken::new(), TaskTracker::new());
+    let config = Config::new("n1", 0, "abc", dir.path().to_owned(), "10.1.1.0/24".parse().unwrap());
+    let informers = Informers::new(client.clone(), token.clone());
+    let context = Arc::new(Context {
+        machine: crate::node::machine(&config),
+        addresses: Addresses::new(config.pod_cidr),
+        services: informers.store(),
+        lookup: Lookup::default(),
+        recorder: Recorder::new(client.clone(), "kubelet", "n1", &tracker, token.clone()),
+        client,
+        config,
+        runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
+    });
+    let state = watch::Sender::new(Some(NotReady::Engine("not asked yet".to_owned())));
+    let mut states = state.subscribe();
+    let agent = Agent::new(context, &informers, state, token.clone(), tracker.clone());
+    tracker.spawn(agent.run(token.clone()));
+
+    let ending = states.wait_for(|state| matches!(state, Some(NotReady::Ending(_))));
+    let ending = tokio::time::timeout(DEADLINE, ending).await.unwrap().unwrap().clone();
+    assert!(ending.unwrap().to_string().ends_with("while the kubelet was away: ns/forced, ns/marked"));
+    let ready = states.wait_for(Option::is_none);
+    tokio::time::timeout(DEADLINE, ready).await.unwrap().unwrap();
+    assert_eq!((running(&runtime, "old"), running(&runtime, "marked")), (0, 0));
+    assert_eq!(running(&runtime, "stays"), 2, "what nobody deleted is adopted as it is");
+
+    let started = async {
+        while running(&runtime, "new") < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, started).await.unwrap_or_else(|_| panic!("{:?}", runtime.calls()));
+    let calls = runtime.calls().split_off(before);
+    let first = |what: &str| calls.iter().position(|call| call == what).unwrap_or(usize::MAX);
+    for end in ["stop forced#0", "stop marked#0"] {
+        assert!(first(end) < first("sandbox forced#0"), "{end} comes first: {calls:?}");
+    }
+    assert!(!calls.iter().any(|call| call.contains("stays")), "{calls:?}");
+    token.cancel();
+    tracker.close();
+    tracker.wait().await;
+}
