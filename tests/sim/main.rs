@@ -147,7 +147,7 @@ macro_rules! guards {
 mod guards {
     use super::*;
     guards!(
-        seen_once: SeenOnce in Everywhere,
+        seen_once: SeenOnce in RepeatedWatches,
         live_read: LiveRead in Everywhere,
         predecessor_ready: PredecessorReady in Everywhere,
         scale_down_healthy: ScaleDownHealthy in Everywhere,

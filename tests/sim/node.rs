@@ -171,6 +171,11 @@ impl Kubelet {
         }
     }
 
+    /// The same, from there on.
+    pub(crate) fn rewind(&mut self, to: usize) {
+        self.cursor = self.cursor.map(|cursor| cursor.min(to));
+    }
+
     /// Whether it has something to tell the API server.
     pub(crate) fn is_speaking(&self) -> bool {
         self.workers.values().any(|w| w.running.iter().any(|op| matches!(op, Op::Delete | Op::Publish)))

@@ -2,7 +2,9 @@
 //!
 //! A controller may be overtaken by events between its last look and its write; nobody can help that. So a decision is
 //! wrong only if it was wrong by what the API server held when the run looked, or, if it never looked, by what it
-//! holds now.
+//! holds now. What is decided by a cache alone was right if it was so by what the cache showed.
+
+mod eviction;
 
 use super::server::{Actor, Server};
 use api::pod;
@@ -11,10 +13,11 @@ use controllers::{
     node_lifecycle::monitor,
     stateful_set::{identity, status},
 };
-use jiff::{SignedDuration, Timestamp};
+pub(crate) use eviction::Look;
+use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Node, PersistentVolumeClaim, Pod, Taint},
+    core::v1::{Node, PersistentVolumeClaim, Pod},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -74,25 +77,17 @@ pub(crate) struct Oracle {
     pub(crate) homes: BTreeMap<String, (String, String)>,
     /// Directories that exist.
     pub(crate) directories: BTreeSet<String>,
-    /// Since when nodes that count as lost have been keeping no pods, in whatever words.
-    lost: BTreeMap<String, Timestamp>,
-    /// When nodes that do not count as lost (any more) began to do so the last time.
-    was_lost: BTreeMap<String, Timestamp>,
-    /// When people last took a `NoExecute` taint of theirs away from a node.
-    untainted: BTreeMap<String, Timestamp>,
-    /// Nodes that bear such a taint.
-    tainted: BTreeSet<String>,
-    /// When the first node came.
-    began: Option<Timestamp>,
-    /// When each node last renewed its lease.
-    pub(crate) beats: BTreeMap<String, Timestamp>,
+    /// How much of the log the node controller's cache of nodes shows.
+    pub(crate) nodes_seen: usize,
+    /// Pods, by name, that the node controller is evicting, and what it knew when it began.
+    evicting: BTreeMap<String, Look>,
+    /// When each node renewed its lease.
+    pub(crate) beats: BTreeMap<String, Vec<Timestamp>>,
 }
 
 pub(crate) const SET: &str = "web";
 /// `tolerationSeconds` of the pods.
 pub(crate) const TOLERATION: i64 = 30;
-/// So long an eviction may be under way, from a look at the cache to the request.
-const UNDER_WAY: SignedDuration = SignedDuration::from_secs(120);
 /// After this a silent node counts as lost.
 pub(crate) const GRACE: i64 = 40;
 
@@ -110,8 +105,6 @@ impl Oracle {
         self.homes.clone_from(&rest.homes);
         self.directories.clone_from(&rest.directories);
         self.beats.clone_from(&rest.beats);
-        self.lost.clone_from(&rest.lost);
-        self.began = rest.began;
     }
 
     pub(crate) fn violated(&mut self, what: String) {
@@ -134,18 +127,18 @@ impl Oracle {
     }
 
     /// Looks at a request before it is served.
-    pub(crate) fn before(server: &mut Server, actor: Actor, call: &Call) -> Meaning {
+    pub(crate) fn before(server: &mut Server, actor: Actor, call: &Call, looks: &[Look]) -> Meaning {
         if actor == Actor::PodGarbage
             && call.kind == "Pod"
             && matches!(call.verb, Verb::PatchStatus(_) | Verb::Delete(_))
         {
             return giving_up(server, &call.name);
         }
-        Self::wrong(server, actor, call).map_or(Meaning::Fine, Meaning::Wrong)
+        Self::wrong(server, actor, call, looks).map_or(Meaning::Fine, Meaning::Wrong)
     }
 
     /// What would be wrong with a request.
-    fn wrong(server: &mut Server, actor: Actor, call: &Call) -> Option<String> {
+    fn wrong(server: &mut Server, actor: Actor, call: &Call, looks: &[Look]) -> Option<String> {
         match (actor, &call.verb, call.kind) {
             (Actor::StatefulSets, Verb::Get, "StatefulSet") => {
                 let set = server.get::<StatefulSet>(&call.name).cloned();
@@ -173,27 +166,8 @@ impl Oracle {
                 if server.get::<Pod>(name(pod)).is_some() { None } else { creation(server, pod) }
             }
             (Actor::StatefulSets, Verb::Delete(_), "Pod") => deletion(server, &call.name),
-            (Actor::Nodes, Verb::Delete(_), "Pod") => eviction(server, &call.name),
+            (Actor::Nodes, Verb::Delete(_), "Pod") => eviction::wrong(server, &call.name, looks),
             _ => None,
-        }
-    }
-
-    /// A node's object has a new state.
-    pub(crate) fn node_changed(&mut self, node: &Node, now: Timestamp) {
-        let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
-        let name = node.metadata.name.clone().unwrap_or_default();
-        self.began.get_or_insert(now);
-        if taints.iter().any(is_foreign) {
-            self.tainted.insert(name.clone());
-        } else if self.tainted.remove(&name) {
-            self.untainted.insert(name.clone(), now);
-        }
-        let since =
-            taints.iter().filter(|t| is_lost(t)).map(|t| t.time_added.as_ref().map_or(now, |t| t.0)).min();
-        if let Some(since) = since {
-            self.lost.entry(name).or_insert(since);
-        } else if let Some(since) = self.lost.remove(&name) {
-            self.was_lost.insert(name, since);
         }
     }
 
@@ -409,55 +383,6 @@ fn giving_up(server: &Server, pod: &str) -> Meaning {
         return Meaning::Releases(uid(pod).to_owned());
     }
     Meaning::Wrong(format!("{} ({}) given up on {node}, which nobody gave up", name(pod), uid(pod)))
-}
-
-fn is_lost(taint: &Taint) -> bool {
-    taint.effect == "NoExecute" && [monitor::UNREACHABLE, monitor::NOT_READY].contains(&taint.key.as_str())
-}
-
-/// One that people add.
-fn is_foreign(taint: &Taint) -> bool {
-    taint.effect == "NoExecute" && !is_lost(taint)
-}
-
-fn eviction(server: &Server, victim: &str) -> Option<String> {
-    let pod = server.get::<Pod>(victim)?;
-    if pod::is_terminating(pod) {
-        return None;
-    }
-    let name = pod::node_name(pod)?;
-    let node = server.get::<Node>(name)?;
-    let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
-    let untainted = server.oracle.untainted.get(name);
-    if taints.iter().any(is_foreign) || untainted.is_some_and(|at| server.now.duration_since(*at) < UNDER_WAY)
-    {
-        // The pod does not tolerate it.
-        return None;
-    }
-    let age = server.now.duration_since(node.metadata.creation_timestamp.as_ref()?.0);
-    if age < SignedDuration::from_secs(GRACE + TOLERATION)
-        && age < server.now.duration_since(server.oracle.began?)
-    {
-        // A person deleted the node, and it has registered anew: what is decided is still about the old one.
-        return None;
-    }
-    // It may have been heard of again since the controller looked.
-    let oracle = &server.oracle;
-    let Some(added) = oracle.lost.get(name).or_else(|| oracle.was_lost.get(name)).copied() else {
-        return Some(format!("{victim} evicted from {name}, which was never lost"));
-    };
-    if server.now.duration_since(added) < SignedDuration::from_secs(TOLERATION) {
-        return Some(format!("{victim} evicted from {name} before its toleration ran out: {taints:?}"));
-    }
-    // A node that says itself that it is not ready is another matter, and so is one that is deleted by now.
-    let unreachable = taints.iter().find(|t| is_lost(t) && t.key == monitor::UNREACHABLE)?;
-    let judged = unreachable.time_added.as_ref()?.0;
-    let silent = |beat: &Timestamp| judged.duration_since(*beat) > SignedDuration::from_secs(GRACE + 5);
-    // Of all nodes there ever were: one that has been deleted since may have been heard of then.
-    if server.oracle.beats.values().all(silent) {
-        return Some(format!("{victim} evicted although no node was heard of"));
-    }
-    None
 }
 
 pub(crate) fn name(pod: &Pod) -> &str {

@@ -260,6 +260,9 @@ impl Process {
             tracker: TaskTracker::new(),
             token,
         });
+        if actor == Actor::Nodes {
+            lock(server).oracle.nodes_anew();
+        }
         let stage: Arc<dyn Stage> = Arc::new(Connection { server: server.clone(), actor });
         let mut process =
             Self { actor, server: server.clone(), stage, ctx, feeds: Vec::new(), loops: Vec::new() };
@@ -345,6 +348,11 @@ impl Process {
                 let events = server.log[from..to].iter().filter(|e| e.object.kind() == feed.kind);
                 shown.extend(events.map(|e| (e.deleted, e.object.clone())));
             }
+        }
+        if self.actor == Actor::Nodes && feed.kind == "Node" {
+            let seen = feed.cursor.unwrap_or(0);
+            let mut server = lock(&server);
+            server.oracle.nodes_seen = server.oracle.nodes_seen.max(seen);
         }
         // Callbacks read the clock, which is the server's.
         if let Some(revision) = listed {

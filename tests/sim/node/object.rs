@@ -49,7 +49,7 @@ impl Kubelet {
         server.change::<Lease>(&self.node, |l| {
             l.spec.get_or_insert_default().renew_time = Some(MicroTime(now))
         });
-        server.oracle.beats.insert(self.node.clone(), now);
+        server.oracle.beat(&self.node, now);
         let may = self.begun && self.ending.is_none();
         let ready = if may { "True" } else { "False" };
         let said = server.get::<Node>(&self.node).and_then(|n| {

@@ -125,12 +125,24 @@ pub(super) fn out_of_service(server: &mut Server, node: &str) {
 
 /// A person takes a volume back that a claim holds, while nothing runs on it: by mistake, or for another use.
 pub(super) fn free_disk(server: &mut Server, rng: &mut fastrand::Rng) {
+    if let Some(volume) = rng.choice(&idle_disks(server)) {
+        free(server, volume);
+    }
+}
+
+pub(super) fn free(server: &mut Server, volume: &str) {
+    server.say(|| format!("person: frees {volume}"));
+    server.change::<PersistentVolume>(volume, |v| v.spec.get_or_insert_default().claim_ref = None);
+}
+
+/// People's volumes that a claim holds while nothing runs on them.
+pub(super) fn idle_disks(server: &Server) -> Vec<String> {
     let on_nodes: BTreeSet<String> = server
         .all::<Pod>()
         .filter(|p| api::pod::node_name(p).is_some())
         .map(|p| format!("data-{}", name(p)))
         .collect();
-    let idle: Vec<String> = server
+    server
         .all::<PersistentVolume>()
         .filter(|v| {
             let spec = v.spec.as_ref().unwrap();
@@ -141,11 +153,7 @@ pub(super) fn free_disk(server: &mut Server, rng: &mut fastrand::Rng) {
                 && !server.oracle.live.values().any(|l| l.path.as_deref() == Some(path))
         })
         .filter_map(|v| v.metadata.name.clone())
-        .collect();
-    if let Some(volume) = rng.choice(&idle) {
-        server.say(|| format!("person: frees {volume}"));
-        server.change::<PersistentVolume>(volume, |v| v.spec.get_or_insert_default().claim_ref = None);
-    }
+        .collect()
 }
 
 /// A person gives up claims whose volume was taken away, and the pods that wait for them.

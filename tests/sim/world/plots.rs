@@ -175,6 +175,33 @@ impl World {
         }
     }
 
+    /// A pod is replaced on its own node; then that node's watch begins again before that.
+    pub(super) fn replaced_and_repeated(&mut self, at: usize) {
+        let node = self.nodes[at].node.clone();
+        let pods: Vec<Arc<Pod>> = {
+            let server = lock(&self.server);
+            server.all::<Pod>().filter(|p| api::pod::node_name(p) == Some(node.as_str())).cloned().collect()
+        };
+        let Some(pod) = self.rng.choice(&pods) else { return };
+        let before = {
+            let mut server = lock(&self.server);
+            server.say(|| format!("person: delete {}", uid(pod)));
+            let _ = server.delete("Pod", name(pod), &DeleteParams::default());
+            server.log.len()
+        };
+        self.cordon_all_but(Some(&node));
+        self.others_work("", true);
+        self.cordon_all_but(None);
+        self.say(|| format!("{node}: its watch begins again"));
+        self.nodes[at].rewind(before);
+        let portions = self.rng.usize(1..8);
+        for _ in 0..portions {
+            let most = self.rng.usize(1..16);
+            self.nodes[at].watch(most, 0);
+            self.nodes[at].step(&mut self.rng);
+        }
+    }
+
     /// A process ends when it has just sent something. Its successor does the same work, and more; then that arrives.
     pub(super) fn late_twin(&mut self) {
         if self.rng.bool() {

@@ -27,7 +27,7 @@ pub(super) enum Act {
 }
 
 /// What goes wrong, by how often.
-const TROUBLES: [(u32, Trouble); 22] = [
+const TROUBLES: [(u32, Trouble); 23] = [
     (5, Trouble::Crash),
     (2, Trouble::Repeat),
     (2, Trouble::Cut),
@@ -50,6 +50,7 @@ const TROUBLES: [(u32, Trouble); 22] = [
     (1, Trouble::HalfReserved),
     (1, Trouble::FreedDisk),
     (1, Trouble::BackInService),
+    (1, Trouble::ReplacedAndRepeated),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +77,7 @@ pub(super) enum Trouble {
     HalfReserved,
     FreedDisk,
     BackInService,
+    ReplacedAndRepeated,
 }
 
 /// Where a search looks for what goes wrong without one rule: among schedules in which that rule is asked more often than
@@ -88,20 +90,22 @@ pub(crate) enum Focus {
     HalfReservations,
     FreedDisks,
     NodesBackInService,
+    RepeatedWatches,
 }
 
 impl Focus {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Bindings,
         Self::Reservations,
         Self::HalfReservations,
         Self::FreedDisks,
         Self::NodesBackInService,
+        Self::RepeatedWatches,
     ];
 
     /// What such schedules are about: claims that are bound to people's volumes, several at a time.
     pub(super) fn story(self, story: &mut Story) {
-        if !matches!(self, Self::Everywhere | Self::NodesBackInService) {
+        if !matches!(self, Self::Everywhere | Self::NodesBackInService | Self::RepeatedWatches) {
             let static_volumes = self != Self::Bindings;
             *story =
                 Story { static_volumes, wait_for_consumer: false, ordered: false, replicas: 1, ..*story };
@@ -116,6 +120,7 @@ impl Focus {
             Self::HalfReservations => Some(Trouble::HalfReserved),
             Self::FreedDisks => Some(Trouble::FreedDisk),
             Self::NodesBackInService => Some(Trouble::BackInService),
+            Self::RepeatedWatches => Some(Trouble::ReplacedAndRepeated),
         }
     }
 }

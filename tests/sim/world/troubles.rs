@@ -56,6 +56,7 @@ impl World {
             Some(Trouble::HalfReserved) => self.half_reserved(),
             Some(Trouble::FreedDisk) => self.freed_disk(),
             Some(Trouble::BackInService) => self.out_of_service_and_back(at),
+            Some(Trouble::ReplacedAndRepeated) => self.replaced_and_repeated(at),
             None => {}
         }
         self.collect_garbage();

@@ -2,7 +2,7 @@
 
 use super::super::{
     BURST, NODES, World,
-    people::{free_disk, scale},
+    people::{free, free_disk, idle_disks, scale},
 };
 use crate::{
     oracle::{name, uid},
@@ -155,15 +155,15 @@ impl World {
         lock(&self.server).deliver_late();
     }
 
-    /// Volumes that got a claim since then.
-    fn reserved_since(&self, event: usize) -> usize {
+    /// Volumes that got a claim since then, the first one first.
+    fn reserved_since(&self, event: usize) -> Vec<String> {
         let server = lock(&self.server);
         let reserved = server.log[event..].iter().filter_map(|e| PersistentVolume::of(&e.object));
-        let names: BTreeSet<&str> = reserved
-            .filter(|v| v.spec.as_ref().is_some_and(|s| s.claim_ref.is_some()))
-            .filter_map(|v| v.metadata.name.as_deref())
-            .collect();
-        names.len()
+        let mut names: Vec<String> = Vec::new();
+        for volume in reserved.filter(|v| v.spec.as_ref().is_some_and(|s| s.claim_ref.is_some())) {
+            names.extend(volume.metadata.name.clone().filter(|name| !names.contains(name)));
+        }
+        names
     }
 
     /// The volume controller ends between reserving a volume and telling the claim. A person takes another volume back
@@ -177,16 +177,27 @@ impl World {
         for _ in 0..120 {
             // At the second it reserves, or a later one.
             let telling = lock(&self.server).writes(Actor::Volumes, "PersistentVolumeClaim") > 0;
-            if telling && self.reserved_since(before) > 1 && self.rng.u8(..3) == 0 {
+            if telling && self.reserved_since(before).len() > 1 && self.rng.bool() {
                 break;
             }
+            // It sees what it has reserved, and takes the next one for the next claim.
+            self.processes[at].show("PersistentVolume");
             if !self.processes[at].step(&mut self.rng) {
                 return;
             }
         }
         self.crash(at, false);
         let stale = lock(&self.server).log.len() - before;
-        free_disk(&mut lock(&self.server), &mut self.rng);
+        let reserved = self.reserved_since(before);
+        {
+            let mut server = lock(&self.server);
+            let idle = idle_disks(&server);
+            // The first one, which the successor would choose for whoever comes first.
+            match reserved.iter().find(|volume| idle.contains(volume)) {
+                Some(first) => free(&mut server, first),
+                None => free_disk(&mut server, &mut self.rng),
+            }
+        }
         self.processes[at].begin_with("PersistentVolume", stale + 1);
         self.burst(at);
     }
