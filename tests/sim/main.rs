@@ -14,7 +14,7 @@
 //! force. After every step the oracle looks at the world as it truly is. Afterwards all faults end, and the set must come
 //! to rest as it is wanted.
 //!
-//! `MINIK8S_SIM_SCHEDULES` says how many schedules are tried; `MINIK8S_SIM_SEED` runs one and tells its story, with
+//! `MINIK8S_SIM_SCHEDULES` says how many schedules are tried, `MINIK8S_SIM_FIRST` from which on; `MINIK8S_SIM_SEED` runs one and tells its story, with
 //! `MINIK8S_SIM_FOCUS` (`FreedDisks`, …) one of those that searches look at.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -71,7 +71,8 @@ fn tell(seed: u64, what: &str, history: &[String]) -> ! {
 #[track_caller]
 fn no_schedule_breaks_a_promise(part: u64) {
     let (schedules, began) = (setting("MINIK8S_SIM_SCHEDULES").unwrap_or(SCHEDULES), Instant::now());
-    let seeds = (0..schedules).skip(part as usize).step_by(PARTS as usize);
+    let first = setting("MINIK8S_SIM_FIRST").unwrap_or(0);
+    let seeds = (first..first + schedules).skip(part as usize).step_by(PARTS as usize);
     for seed in seeds {
         if let (Err(what), _) = schedule(seed, Focus::Everywhere, None, false) {
             tell(seed, &what, &schedule(seed, Focus::Everywhere, None, true).1);
