@@ -182,12 +182,13 @@ impl Controller for Nodes {
                     let beats =
                         beat.is_some() && old.as_ref().is_none_or(|old| monitor::status_beat(old) != beat);
                     // A node that has just been made starts afresh, whatever an older lease of its name says.
-                    if beats || old.is_none() {
-                        shared.lock().heard(name(&new.metadata), clock.now());
-                    }
-                    if old.as_ref().is_some_and(|old| {
-                        !crate::scheduler::cache::matters(old, new) && !pressure_moved(old, new)
-                    }) {
+                    let first =
+                        (beats || old.is_none()) && shared.lock().heard(name(&new.metadata), clock.now());
+                    if !first
+                        && old.as_ref().is_some_and(|old| {
+                            !crate::scheduler::cache::matters(old, new) && !pressure_moved(old, new)
+                        })
+                    {
                         return;
                     }
                 }
@@ -202,9 +203,9 @@ impl Controller for Nodes {
                 && namespace(&new.metadata) == LEASES
             {
                 let node = name(&new.metadata);
-                shared.lock().heard(node, clock.now());
-                // Only a beat of a node that counts as lost changes anything.
-                if nodes.get("", node).is_some_and(|n| monitor::ready(&n) == Some("Unknown")) {
+                let first = shared.lock().heard(node, clock.now());
+                // Only the first beat of all and one of a node that counts as lost change anything.
+                if first || nodes.get("", node).is_some_and(|n| monitor::ready(&n) == Some("Unknown")) {
                     q.add(All);
                 }
             }

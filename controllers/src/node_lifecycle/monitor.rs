@@ -4,7 +4,8 @@
 //! by our own clock: clocks of nodes may differ, and after a restart every node gets a whole grace period.
 //!
 //! If no node at all is heard of, it is more likely that we are the ones who were away (a laptop that slept, a server
-//! that was stopped): then nobody is evicted, and when the first node comes back all get a grace period anew.
+//! that was stopped): then nobody is evicted, and when the first node comes back all get a grace period anew. Whoever
+//! notices that it was asleep waits for the first beat before it gives any node up.
 
 use api::conditions;
 use client::Guard;
@@ -47,6 +48,8 @@ pub struct Monitor {
     planned: Option<Timestamp>,
     /// No node was heard of at the last run.
     all_silent: bool,
+    /// Some node was heard of since all periods began (anew).
+    anyone_heard: bool,
     /// Nobody is evicted for a taint that was there before this plus the pod's toleration.
     evict_from: Timestamp,
     /// When each node's `NoExecute` taints were first seen: people add them without a time.
@@ -58,7 +61,7 @@ pub struct Monitor {
 pub struct Verdict {
     /// Nodes not heard of for too long.
     pub silent: Vec<String>,
-    /// None is heard of, or none is Ready: nobody is evicted.
+    /// None is heard of (yet), or none is Ready: nobody is evicted.
     pub hold_evictions: bool,
     /// When to judge again, if nothing is heard.
     pub next: Option<Duration>,
@@ -72,13 +75,16 @@ impl Monitor {
             heard: BTreeMap::new(),
             planned: None,
             all_silent: false,
+            anyone_heard: false,
             evict_from: now,
             taints: BTreeMap::new(),
         }
     }
 
-    pub fn heard(&mut self, node: &str, now: Timestamp) {
+    /// Gives whether it is the first since all periods began (anew): a reason to judge again.
+    pub fn heard(&mut self, node: &str, now: Timestamp) -> bool {
         self.heard.insert(node.to_owned(), now);
+        !std::mem::replace(&mut self.anyone_heard, true)
     }
 
     pub fn forget(&mut self, node: &str) {
@@ -125,6 +131,7 @@ impl Monitor {
         if self.all_silent && !all_silent {
             // The first is back: the others may be on their way. Their conditions stay until they are heard.
             self.start_anew(now);
+            self.anyone_heard = true;
         }
         self.all_silent = all_silent;
         let none_ready = !nodes.is_empty()
@@ -132,12 +139,13 @@ impl Monitor {
         // A little late rather than a little early, which would only mean another run.
         let next = next.map(|left| Duration::try_from(left).unwrap_or_default() + Duration::from_millis(100));
         self.planned = next.and_then(|next| now.checked_add(next).ok());
-        let hold_evictions = (all_silent || none_ready) && Guard::AllSilent.holds();
+        let hold_evictions = (all_silent || none_ready || !self.anyone_heard) && Guard::AllSilent.holds();
         Verdict { silent, hold_evictions, next }
     }
 
     fn start_anew(&mut self, now: Timestamp) {
         self.heard.values_mut().for_each(|heard| *heard = now);
+        self.anyone_heard = false;
         self.evict_from = now;
     }
 }
@@ -296,6 +304,20 @@ mod tests {
         assert!(verdict.silent.is_empty());
         assert_eq!(monitor.evict_from, at(3600));
         assert_eq!(monitor.judge(&[&a, &b], at(3641)).silent.len(), 2, "but once they had their chance");
+    }
+
+    #[test]
+    fn whoever_overslept_evicts_nobody_before_the_first_beat() {
+        let (lost, well) = (node("a", Some("Unknown")), node("b", Some("True")));
+        let mut monitor = monitor();
+        assert!(monitor.heard("b", at(0)), "the first");
+        assert!(!monitor.heard("b", at(5)));
+        assert!(!monitor.judge(&[&lost, &well], at(5)).hold_evictions);
+        let verdict = monitor.judge(&[&lost, &well], at(3600));
+        assert!(verdict.hold_evictions, "b may be as silent as a: nobody has listened");
+        assert!(monitor.judge(&[&lost, &well], at(3604)).hold_evictions);
+        assert!(monitor.heard("b", at(3605)), "the first again, so that a's evictions go on");
+        assert!(!monitor.judge(&[&lost, &well], at(3605)).hold_evictions);
     }
 
     #[test]
