@@ -107,22 +107,11 @@ impl Claims {
     /// The volume with its `claimRef` set to the claim; written unless it is so already.
     async fn reserve(&self, claim: &PersistentVolumeClaim, name: &str) -> Result<Option<PersistentVolume>> {
         let api = self.ctx.all::<PersistentVolume>();
-        // The cache may not show yet that an earlier run reserved another volume.
-        let seen = api.list(&Default::default()).await?.items;
-        let held = seen.iter().find(|v| {
-            claim_ref(v)
-                .is_some_and(|r| r.uid.is_some() && r.uid == claim.metadata.uid && binding::names(r, claim))
-        });
-        if let Some(held) =
-            held.filter(|v| Guard::ReserveAfresh.holds() || context::name(&v.metadata) == name)
-        {
-            return Ok(Some(held.clone()));
-        }
-        let Some(mut volume) = seen.into_iter().find(|v| v.metadata.name.as_deref() == Some(name)) else {
-            return Ok(None);
-        };
-        if claim_ref(&volume).is_some_and(|r| !binding::names(r, claim)) {
-            return Ok(None);
+        let Some(mut volume) = api.get_opt(name).await? else { return Ok(None) };
+        match claim_ref(&volume) {
+            Some(other) if !binding::names(other, claim) => return Ok(None),
+            Some(own) if own.uid.is_some() && own.uid == claim.metadata.uid => return Ok(Some(volume)),
+            _ => {}
         }
         let chosen = claim_ref(&volume).is_none();
         volume.spec.get_or_insert_default().claim_ref = Some(reference_to(claim));
@@ -338,6 +327,11 @@ impl Volumes {
     pub fn new(ctx: Arc<Ctx>) -> Self {
         let (claims, volumes) = (ctx.informers.store(), ctx.informers.store());
         let recorder = ctx.recorder("persistentvolume-controller");
+        volumes.add_index(BY_CLAIM, |volume: &PersistentVolume| {
+            let reference =
+                claim_ref(volume).and_then(|r| Some((r.namespace.as_deref()?, r.name.as_deref()?)));
+            reference.map(|(namespace, name)| claim_key(namespace, name)).into_iter().collect()
+        });
         Self { ctx, recorder, claims, volumes, disk: Arc::new(Filesystem) }
     }
 
@@ -405,6 +399,18 @@ impl Volumes {
         Ok(())
     }
 
+    /// Takes back a reservation, of exactly the volume that was seen.
+    async fn give_back(&self, volume: &PersistentVolume) -> Result<()> {
+        let mut new = volume.clone();
+        new.spec.get_or_insert_default().claim_ref = None;
+        if let Some(annotations) = &mut new.metadata.annotations {
+            annotations.remove(binding::BOUND_BY_CONTROLLER);
+        }
+        let name = context::name(&volume.metadata);
+        let replaced = self.api().replace(name, &PostParams::default(), &new).await;
+        Ok(ignore_not_found(replaced.map(|_| ()))?)
+    }
+
     /// A volume being deleted goes when no claim is bound to it.
     async fn release(&self, volume: &PersistentVolume) -> Result<()> {
         let finalizers = volume.metadata.finalizers.clone().unwrap_or_default();
@@ -429,14 +435,14 @@ impl Controller for Volumes {
         let (added, volumes) = (queue.clone(), self.volumes.clone());
         self.claims.on_change(move |change| {
             let claim = change.object();
-            if let Some(name) = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()) {
-                added.add(ObjectKey::new("", name));
-            } else if matches!(change, Change::Deleted(_)) {
-                let reserved = volumes
-                    .list()
-                    .into_iter()
-                    .filter(|v| claim_ref(v).is_some_and(|r| binding::names(r, claim)));
-                reserved.for_each(|v| added.add(ObjectKey::of(&v.metadata)));
+            let named = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref());
+            named.into_iter().for_each(|name| added.add(ObjectKey::new("", name)));
+            // Those reserved for it go on without it, or are free if it names another.
+            if named.is_some() || matches!(change, Change::Deleted(_)) {
+                let meta = &claim.metadata;
+                let reserved =
+                    volumes.by_index(BY_CLAIM, &claim_key(context::namespace(meta), context::name(meta)));
+                reserved.iter().for_each(|v| added.add(ObjectKey::of(&v.metadata)));
             }
         });
     }
@@ -452,6 +458,7 @@ impl Controller for Volumes {
                 self.reclaim(&volume, &reference).await?;
             }
             (VolumePlan::Phase("Bound"), _) => self.set_phase(&volume, "Bound", None).await?,
+            (VolumePlan::GiveBack, _) => self.give_back(&volume).await?,
             (_, _) if volume.metadata.deletion_timestamp.is_some() => self.release(&volume).await?,
             (VolumePlan::Phase(phase), _) => self.set_phase(&volume, phase, None).await?,
             (VolumePlan::Reclaim, _) => {}

@@ -168,7 +168,7 @@ mod guards {
         delete_uid: DeleteUid in Everywhere,
         status_uid: StatusUid in Everywhere,
         volume_names_claim: VolumeNamesClaim in FreedDisks,
-        reserve_afresh: ReserveAfresh in HalfReservations,
+        give_back: GiveBack in HalfReservations,
         reclaim_asked: ReclaimAsked in Everywhere,
     );
 }

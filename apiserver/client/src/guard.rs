@@ -39,8 +39,8 @@ pub enum Guard {
     StatusUid,
     /// Kubelet: it mounts a volume only for the claim that the volume names.
     VolumeNamesClaim,
-    /// Volumes: a claim looks afresh whether it has a volume already.
-    ReserveAfresh,
+    /// Volumes: one that was reserved for a claim that got another is free again.
+    GiveBack,
     /// Volumes: a volume is given to a claim only as it was seen, free.
     ReserveAsSeen,
     /// Volumes: data goes only after the API server said that the claim is gone.

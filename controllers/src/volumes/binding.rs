@@ -4,6 +4,7 @@
 //! the other, the volume first; a volume is bound to one claim for good (its UID), and never handed to a second.
 
 use api::{quantity, selector::Selector};
+use client::Guard;
 use k8s_openapi::api::{
     core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim},
     storage::v1::StorageClass,
@@ -38,6 +39,8 @@ pub enum VolumePlan {
     Phase(&'static str),
     /// Its claim is gone: remove the data and the object.
     Reclaim,
+    /// We reserved it for a claim that got another one: it is free again.
+    GiveBack,
 }
 
 /// What a claim sees of the cluster.
@@ -141,8 +144,16 @@ pub fn plan_volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeCla
         // Reserved by a person for a claim that has not come for it yet.
         return VolumePlan::Phase("Available");
     }
-    if claim.is_some_and(|c| names(reference, c)) {
-        return VolumePlan::Phase("Bound");
+    if let Some(claim) = claim.filter(|c| names(reference, c)) {
+        // What a claim names once it names for good.
+        let named =
+            claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).filter(|name| !name.is_empty());
+        let elsewhere = named.is_some_and(|name| volume.metadata.name.as_deref() != Some(name));
+        let annotations = volume.metadata.annotations.as_ref();
+        let reserved_by_us = annotation(annotations, BOUND_BY_CONTROLLER).is_some()
+            && annotation(annotations, PROVISIONED_BY).is_none();
+        let give_back = elsewhere && reserved_by_us && Guard::GiveBack.holds();
+        return if give_back { VolumePlan::GiveBack } else { VolumePlan::Phase("Bound") };
     }
     match spec.persistent_volume_reclaim_policy.as_deref() {
         Some("Delete") => VolumePlan::Reclaim,
@@ -351,5 +362,28 @@ mod tests {
             "a new claim of the name"
         );
         assert_eq!(plan_volume(&with("Retain", "claim-1"), None), VolumePlan::Phase("Released"));
+    }
+
+    #[test]
+    fn a_volume_reserved_for_a_claim_that_got_another_is_given_back() {
+        let check = |annotations: serde_json::Value, volume_name: Option<&str>, expected: VolumePlan| {
+            let held = volume(
+                "v",
+                "1Gi",
+                json!({"metadata": {"annotations": annotations},
+                "spec": {"claimRef": {"name": "data", "namespace": "ns", "uid": "claim-1"}}}),
+            );
+            let mut claim = claim(json!({}));
+            claim.spec.get_or_insert_default().volume_name = volume_name.map(str::to_owned);
+            assert_eq!(plan_volume(&held, Some(&claim)), expected, "{annotations} {volume_name:?}");
+        };
+        let ours = json!({BOUND_BY_CONTROLLER: "yes"});
+        check(ours.clone(), None, VolumePlan::Phase("Bound"));
+        check(ours.clone(), Some(""), VolumePlan::Phase("Bound"));
+        check(ours.clone(), Some("v"), VolumePlan::Phase("Bound"));
+        check(ours, Some("other"), VolumePlan::GiveBack);
+        check(json!({}), Some("other"), VolumePlan::Phase("Bound")); // A person's doing.
+        let made = json!({BOUND_BY_CONTROLLER: "yes", PROVISIONED_BY: PROVISIONER});
+        check(made, Some("other"), VolumePlan::Phase("Bound"));
     }
 }
