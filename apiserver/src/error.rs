@@ -54,6 +54,13 @@ pub enum ApiError {
     Expired { message: String, fresh: Option<String> },
     #[error("{message}")]
     TooManyRequests { message: String, retry_after: u32 },
+    /// A disruption budget has no room for an eviction now.
+    #[error("Cannot evict pod as it would violate the pod's disruption budget.")]
+    Disruption { cause: String, retry_after: u32 },
+    #[error(
+        "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+    )]
+    SeveralBudgets,
     #[error("{0}")]
     NotImplemented(String),
     #[error("{0}")]
@@ -115,7 +122,10 @@ impl ApiError {
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
             Self::Expired { .. } => (StatusCode::GONE, "Expired"),
-            Self::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+            Self::TooManyRequests { .. } | Self::Disruption { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests")
+            }
+            Self::SeveralBudgets => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
             Self::NotImplemented(_) => (StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
             Self::Timeout(_) | Self::TooLargeResourceVersion { .. } => {
@@ -164,6 +174,12 @@ impl ApiError {
                 details = json!({"causes": causes.iter().map(|(m, f)| cause((m, f))).collect::<Vec<_>>()});
             }
             Self::TooManyRequests { retry_after, .. } => details = json!({"retryAfterSeconds": retry_after}),
+            Self::Disruption { cause, retry_after } => {
+                details = json!({"causes": [{"reason": "DisruptionBudget", "message": cause}]});
+                if *retry_after > 0 {
+                    details["retryAfterSeconds"] = json!(retry_after);
+                }
+            }
             _ => {}
         }
         if let Some(map) = details.as_object_mut() {
@@ -187,6 +203,7 @@ impl IntoResponse for ApiError {
         tracing::debug!(error = %self, code = code.as_u16(), "a request was refused");
         let retry_after = match &self {
             Self::TooManyRequests { retry_after, .. } => Some(*retry_after),
+            Self::Disruption { retry_after, .. } => Some(*retry_after).filter(|s| *s > 0),
             Self::TooLargeResourceVersion { .. } => Some(1),
             _ => None,
         };

@@ -7,6 +7,7 @@
 pub mod cluster_role_aggregation;
 pub mod context;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoints;
 mod endpoints_of;
@@ -124,6 +125,9 @@ const TABLE: &[(Identity, Start)] = &[
     }),
     (Identity::Controller("resourcequota-controller"), |ctx| {
         Box::pin(run::run(ctx.clone(), resource_quota::ResourceQuotas::new(ctx)))
+    }),
+    (Identity::Controller("disruption-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), disruption::Disruptions::new(ctx)))
     }),
     (Identity::Controller("generic-garbage-collector"), |ctx| Box::pin(garbage::run(ctx))),
 ];

@@ -79,6 +79,8 @@ fn every_variant() -> Vec<(&'static str, ApiError)> {
             ApiError::Expired { message: "too old".to_owned(), fresh: Some("t".to_owned()) },
         ),
         ("TooManyRequests", ApiError::TooManyRequests { message: "later".to_owned(), retry_after: 3 }),
+        ("Disruption", ApiError::Disruption { cause: "The disruption budget b".to_owned(), retry_after: 10 }),
+        ("SeveralBudgets", ApiError::SeveralBudgets),
         ("NotImplemented", ApiError::NotImplemented("not built yet".to_owned())),
         ("Unavailable", ApiError::Unavailable("shutting down".to_owned())),
         ("Timeout", ApiError::Timeout("too slow".to_owned())),

@@ -21,6 +21,7 @@ impl Kind for Pods {
     const SUBRESOURCES: &'static [Subresource] = &[
         Subresource::Status,
         Subresource::Binding,
+        Subresource::Eviction,
         Subresource::Log,
         Subresource::Exec,
         Subresource::Attach,

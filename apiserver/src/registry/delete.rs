@@ -139,7 +139,7 @@ impl Registry {
     }
 }
 
-fn check_preconditions(call: &Call<'_>, options: &DeleteOptions, old: &Stored) -> Result<()> {
+pub(crate) fn check_preconditions(call: &Call<'_>, options: &DeleteOptions, old: &Stored) -> Result<()> {
     let uid = old.object.meta().uid.as_deref().unwrap_or_default();
     if let Some(wanted) = options.uid.as_deref().filter(|u| *u != uid) {
         return Err(call.conflict(format!(
