@@ -234,6 +234,11 @@ impl Controller for Garbage {
                 );
                 self.delete(&node, &live, propagation).await?;
             }
+            Action::Unblock => {
+                let mut owners = live.metadata.owner_references.clone().unwrap_or_default();
+                owners.iter_mut().for_each(|o| o.block_owner_deletion = Some(false));
+                self.patch(&node, &live, json!({ "ownerReferences": owners })).await?;
+            }
             Action::FinishForeground => self.drop_finalizer(&node, &live, graph::FOREGROUND).await?,
             Action::Orphan { dependents } => {
                 for uid in dependents {

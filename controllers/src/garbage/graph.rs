@@ -71,6 +71,9 @@ pub enum Action {
     Delete {
         propagation: &'static str,
     },
+    /// A circle: what this object owns waits for its dependents, and it is one of those. It must no longer hold anything
+    /// back; it is deleted when that is so.
+    Unblock,
     /// Being deleted in the foreground and nothing blocks any more: take the finalizer away.
     FinishForeground,
     /// Being orphaned: these dependents lose their reference to it, then the finalizer goes.
@@ -194,6 +197,10 @@ impl Graph {
         }
         // An owner waits in the foreground: what this object owns must go first too, if anything holds it.
         let holds_others = self.dependents_of(&node.uid).next().is_some();
+        let circle = self.dependents_of(&node.uid).any(Node::waits_for_dependents);
+        if !waiting.is_empty() && circle && node.owners.iter().any(|o| o.blocks) {
+            return Action::Unblock;
+        }
         let propagation = if !waiting.is_empty() && holds_others { "Foreground" } else { "Background" };
         Action::Delete { propagation }
     }
@@ -296,8 +303,12 @@ mod tests {
         graph.apply(node("a", &[("b", true)]));
         graph.apply(node("b", &[("a", true)]));
         graph.apply(deleting(node("a", &[("b", true)]), FOREGROUND));
-        // b goes although it is blocked from above, and takes its own dependents along in the foreground.
+        // b stops holding a back, then goes and takes its own dependents along in the foreground.
+        assert_eq!(decide(&graph, "b", &[]), Action::Unblock);
+        graph.apply(node("b", &[("a", false)]));
         assert_eq!(decide(&graph, "b", &[]), Action::Delete { propagation: "Foreground" });
+        graph.apply(deleting(node("b", &[("a", false)]), FOREGROUND));
+        assert_eq!(decide(&graph, "a", &[]), Action::FinishForeground);
     }
 
     #[test]
