@@ -5,11 +5,12 @@
 //! done; a watch of a kind that was replaced ends.
 //!
 //! What a schema says is asked in five pure steps, each a file: [`prune`] drops what it does not declare, [`defaults`] fills
-//! in, [`validate`] and [`rules`] (CEL) judge, and [`structural`] judges the schema itself when it is written. What is not
+//! in, [`validate`], [`embedded`] and [`rules`] (CEL) judge, and [`structural`] judges the schema itself when it is written. What is not
 //! built: conversion by webhooks; all versions of a definition are stored as they are (strategy `None`).
 
 mod columns;
 pub(crate) mod defaults;
+pub(crate) mod embedded;
 pub(crate) mod follow;
 mod formats;
 mod json_path;

@@ -148,10 +148,12 @@ fn serve(registry: &Registry, definitions: &mut Definitions) -> Vec<(String, Sta
         let source = Source::of(definition, &accepted);
         for version in definition.spec.versions.iter().filter(|v| v.served) {
             let known = old.find(&definition.spec.group, &version.name, &accepted.plural);
-            kinds.push(match known.filter(|k| k.source == source) {
+            let kind = match known.filter(|k| k.source == source) {
                 Some(known) => known,
                 None => Arc::new(CustomKind::new(&source, version)),
-            });
+            };
+            kind.set_terminating(definition.metadata.deletion_timestamp.is_some());
+            kinds.push(kind);
         }
     }
     let same = kinds.len() == old.custom().len()

@@ -3,7 +3,7 @@
 use super::{
     JsonPath, Schema,
     columns::{self, Cell},
-    defaults, names,
+    defaults, embedded, names,
     object::CustomObject,
     prune, rules, validate,
 };
@@ -22,6 +22,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde_json::{Map, Value};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::sync::CancellationToken;
 
 /// What a kind was made from; while this is the same, the kind is.
@@ -30,18 +31,12 @@ pub(super) struct Source {
     uid: Option<String>,
     spec: CustomResourceDefinitionSpec,
     names: CustomResourceDefinitionNames,
-    terminating: bool,
 }
 
 impl Source {
     /// `names` are those accepted.
     pub(super) fn of(definition: &CustomResourceDefinition, names: &CustomResourceDefinitionNames) -> Self {
-        Self {
-            uid: definition.metadata.uid.clone(),
-            spec: definition.spec.clone(),
-            names: names.clone(),
-            terminating: definition.metadata.deletion_timestamp.is_some(),
-        }
+        Self { uid: definition.metadata.uid.clone(), spec: definition.spec.clone(), names: names.clone() }
     }
 }
 
@@ -74,6 +69,8 @@ pub struct CustomKind {
     stored_as: String,
     list_kind: String,
     deprecation: Option<String>,
+    /// Of no matter to who watches: the kind is the same until its last object is gone.
+    terminating: AtomicBool,
     /// Cancelled when the definition changed or went: what holds on to the old state ends.
     pub(super) gone: CancellationToken,
 }
@@ -137,6 +134,7 @@ impl CustomKind {
             stored_as: format!("{}/{}", spec.group, storage.name),
             list_kind: accepted.list_kind.clone().unwrap_or_else(|| format!("{}List", accepted.kind)),
             deprecation,
+            terminating: AtomicBool::new(false),
             gone: CancellationToken::new(),
             resource,
         }
@@ -149,13 +147,21 @@ impl CustomKind {
     pub(crate) fn published(&self) -> &Value {
         &self.published
     }
+    /// The path of the replicas if the object has none: then there is no scale to read.
+    pub(crate) fn lacks_replicas(&self, object: &dyn AnyObject) -> Option<&str> {
+        let (object, scale) = (of(object)?, self.scale.as_ref()?);
+        scale.replicas.first(&object.judged(false)).is_none().then_some(&scale.replicas_text)
+    }
     /// What to warn of whoever uses this version.
     pub(crate) fn deprecation(&self) -> Option<&str> {
         self.deprecation.as_deref()
     }
     /// Whether the definition is going: then nothing new is made.
     pub(crate) fn is_terminating(&self) -> bool {
-        self.source.terminating
+        self.terminating.load(Ordering::Relaxed)
+    }
+    pub(super) fn set_terminating(&self, terminating: bool) {
+        self.terminating.store(terminating, Ordering::Relaxed);
     }
     /// Ends when the kind is no longer what it is.
     pub(crate) fn gone(&self) -> CancellationToken {
@@ -181,6 +187,8 @@ impl CustomKind {
         let mut tree = Value::Object(body);
         let mut unknown: Vec<String> = unknown_meta.into_iter().map(|p| format!("metadata.{p}")).collect();
         unknown.extend(prune::prune(&mut tree, &self.schema, true));
+        unknown.extend(embedded::coerce(&mut tree, &self.schema));
+        unknown.sort();
         self.fill(&mut tree);
         let Value::Object(body) = tree else { return Err("not an object".to_owned()) };
         Ok((CustomObject { api_version: self.api_version(), kind: self.resource.kind, meta, body }, unknown))
@@ -215,6 +223,7 @@ impl CustomKind {
             validate::validate(&tree, old.as_ref(), &self.schema, "")
         };
         self.check_scale(&tree, status_only, &mut errors);
+        errors.extend(embedded::validate(&tree, &self.schema));
         let duplicates = |tree: &Value| validate::unique_elements(tree, &self.schema, "");
         if old.as_ref().is_none_or(|old| duplicates(old).is_empty()) {
             errors.extend(duplicates(&tree));

@@ -5,6 +5,8 @@
 //! is bounded by the size of what it looks at.
 
 mod check;
+mod cost;
+mod depth;
 mod values;
 
 use super::{
@@ -265,16 +267,69 @@ fn shown(path: &str) -> String {
     if path.is_empty() { Path::default().to_string() } else { path.to_owned() }
 }
 
-/// Tells of expressions that Kubernetes would not compile.
+/// Tells of expressions that Kubernetes would not compile, or whose runs could cost too much.
 pub(crate) fn compile_errors(schema: &Schema, path: &Path, errors: &mut Errors) {
-    compile_at(schema, true, None, path, errors);
+    let mut costs = Costs::default();
+    let place = Place { root: true, uncorrelatable: None, cardinality: Some(1) };
+    compile_at(schema, place, path, errors, &mut costs);
+    if costs.total > cost::TOTAL_LIMIT {
+        costs.dear.sort_by_key(|(_, cost)| std::cmp::Reverse(*cost));
+        for (path, _) in costs.dear.iter().take(TOLD) {
+            errors.forbidden(
+                path,
+                "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema",
+            );
+        }
+        let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+        errors.forbidden(path, cost::exceeds(what, costs.total, cost::TOTAL_LIMIT));
+    }
 }
 
-/// `uncorrelatable`: the list above whose elements have no counterparts in the old object.
-fn compile_at(schema: &Schema, root: bool, uncorrelatable: Option<&Path>, path: &Path, errors: &mut Errors) {
+/// Of the rules that make a schema too dear so many are told.
+const TOLD: usize = 4;
+
+/// What the rules of a schema may cost.
+#[derive(Default)]
+struct Costs {
+    total: u64,
+    /// Those that cost a good part of all.
+    dear: Vec<(Path, u64)>,
+}
+
+impl Costs {
+    fn add(&mut self, path: &Path, cost: u64) {
+        self.total = self.total.saturating_add(cost);
+        if cost >= cost::WORTH_TELLING {
+            self.dear.push((path.clone(), cost));
+        }
+    }
+}
+
+/// Where in the whole a schema is.
+#[derive(Clone, Copy)]
+struct Place<'p> {
+    root: bool,
+    /// The list above whose elements have no counterparts in the old object.
+    uncorrelatable: Option<&'p Path>,
+    /// How many values of it one object can have; `None` if nothing bounds them.
+    cardinality: Option<u64>,
+}
+
+fn compile_at(schema: &Schema, place: Place<'_>, path: &Path, errors: &mut Errors, costs: &mut Costs) {
+    let Place { root, uncorrelatable, cardinality } = place;
     for (i, rule) in schema.rules.iter().enumerate() {
         let path = path.child("x-kubernetes-validations").index(i);
-        match check::rule(&rule.rule, schema, root, optional(rule)) {
+        let checked = check::rule(&rule.rule, schema, root, optional(rule));
+        if let Ok(checked) = &checked {
+            let times = cardinality.unwrap_or_else(|| cost::most_in_a_request(schema));
+            let most = checked.estimate.saturating_mul(times);
+            let path = path.child("rule");
+            if most > cost::LIMIT {
+                errors.forbidden(&path, cost::exceeds("estimated rule cost", most, cost::LIMIT));
+            }
+            costs.add(&path, most);
+        }
+        match checked {
             Err(why) => errors.invalid(&path.child("rule"), &rule.rule, why),
             Ok(checked) if checked.uses_old => {
                 if let Some(list) = uncorrelatable {
@@ -290,22 +345,33 @@ fn compile_at(schema: &Schema, root: bool, uncorrelatable: Option<&Path>, path: 
             }
             Ok(_) => {}
         }
-        if !rule.message_expression.trim().is_empty()
-            && let Err(why) = check::message(&rule.message_expression, schema, root, optional(rule))
-        {
-            errors.invalid(&path.child("messageExpression"), &rule.message_expression, why);
+        if rule.message_expression.trim().is_empty() {
+            continue;
+        }
+        let at = path.child("messageExpression");
+        match check::message(&rule.message_expression, schema, root, optional(rule)) {
+            Err(why) => errors.invalid(&at, &rule.message_expression, why),
+            Ok(checked) => {
+                if checked.estimate > cost::LIMIT {
+                    let what = "estimated messageExpression cost";
+                    errors.forbidden(&at, cost::exceeds(what, checked.estimate, cost::LIMIT));
+                }
+                costs.add(&at, checked.estimate);
+            }
         }
     }
+    let cardinality = cardinality.zip(cost::multiplies(schema)).map(|(a, b)| a.saturating_mul(b));
+    let below = Place { root: false, uncorrelatable, cardinality };
     for (name, property) in &schema.properties {
-        compile_at(property, false, uncorrelatable, &path.child("properties").key(name), errors);
+        compile_at(property, below, &path.child("properties").key(name), errors, costs);
     }
     if let Some(additional) = &schema.additional {
-        compile_at(additional, false, uncorrelatable, &path.child("additionalProperties"), errors);
+        compile_at(additional, below, &path.child("additionalProperties"), errors, costs);
     }
     if let Some(items) = &schema.items {
         let keyed = schema.list_type == super::schema::ListType::Map;
-        let uncorrelatable = uncorrelatable.or((!keyed).then_some(path));
-        compile_at(items, false, uncorrelatable, &path.child("items"), errors);
+        let below = Place { uncorrelatable: uncorrelatable.or((!keyed).then_some(path)), ..below };
+        compile_at(items, below, &path.child("items"), errors, costs);
     }
 }
 

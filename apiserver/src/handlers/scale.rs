@@ -29,6 +29,9 @@ pub async fn scale(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Res
         let call = call(kind, Some(Subresource::Scale), &incoming, false);
         let kv = app.registry.get(&call).await?;
         let object = crate::registry::decode(kind, &kv)?;
+        if let Some(path) = kind.custom().and_then(|k| k.lacks_replicas(object.as_ref())) {
+            return Err(ApiError::Internal(format!("the spec replicas field {path:?} does not exist")));
+        }
         return answer(accepted, &scale_of(&call, object.as_ref())?);
     }
     if !matches!(verb, "update" | "patch") {

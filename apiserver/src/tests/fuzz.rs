@@ -214,3 +214,131 @@ fn fuzz_paths_and_headers() {
         String::from_utf8(input.to_vec()).is_ok_and(|token| signer.check(&token, 0).is_ok())
     });
 }
+
+/// A rule is read, judged and run: by itself, whatever it says, over values of every sort.
+#[test]
+fn fuzz_cel() {
+    use crate::custom::{Schema, rules};
+    let schema = |rule: &str, message: &str| {
+        json!({"type": "object", "properties": {
+            "n": {"type": "integer"}, "s": {"type": "string", "maxLength": 20}, "d": {"type": "string", "format": "date-time"},
+            "l": {"type": "array", "maxItems": 5, "items": {"type": "string", "maxLength": 5}},
+            "m": {"type": "object", "additionalProperties": {"type": "integer"}},
+            "o": {"type": "object", "properties": {"a-b": {"x-kubernetes-int-or-string": true}}},
+        }, "x-kubernetes-validations": [{"rule": rule, "messageExpression": message}]})
+    };
+    let value = json!({"n": 5, "s": "text", "d": "2026-11-23T01:00:00Z", "l": ["a", "b"], "m": {"x": 1}, "o": {"a-b": "5%"}});
+    let corpus: [&[u8]; 9] = [
+        b"self.n > 3 && self.s.startsWith('t') || !has(self.d)",
+        b"self.l.all(x, self.l.exists_one(y, x == y)) ? self.m['x'] >= 1 : oldSelf.n == self.n",
+        b"self.l.map(x, x + 'y').filter(z, z.size() > 1).size() == 2 && 'x' in self.m",
+        b"self.s.matches('^[a-z]+$') && quantity('1Gi').isGreaterThan(quantity('5Mi'))",
+        b"duration('5s') < duration('1h') && self.d > timestamp('2020-01-01T00:00:00Z')",
+        b"'max is %d of %s'.format([self.n, self.s]) + string(self.m.x) + self.o.a__dash__b",
+        b"ip('10.0.0.1').family() == 4 && cidr('10.0.0.0/8').containsIP('10.1.1.1') && url('https://a/b').getHost() == 'a'",
+        b"sets.contains([1, 2], [1]) && math.greatest([1, 2]) == 2 && base64.decode('aGk=') == b'hi' && semver('1.2.3').major() == 1",
+        b"self.s.replace('t', 'x', 1).split('').join(',').lowerAscii().find('[0-9]+') == '' && [3, 1].isSorted()",
+    ];
+    for as_message in [false, true] {
+        fuzz(1500, &corpus, |input| {
+            let Ok(text) = std::str::from_utf8(input) else { return false };
+            let schema = if as_message { schema("false", text) } else { schema(text, "") };
+            let schema = Schema::read(&schema);
+            let mut errors = api::field::Errors::default();
+            rules::compile_errors(&schema, &api::field::Path::new("s"), &mut errors);
+            // What is dear or wrong is refused at the door and never run.
+            errors.is_empty() && {
+                let _ = rules::Compiled::of(&schema).evaluate(&value, Some(&value), &schema, "");
+                let mut other = value.clone();
+                other["n"] = json!(-1);
+                let _ = rules::Compiled::of(&schema).evaluate(&other, Some(&value), &schema, "");
+                true
+            }
+        });
+    }
+}
+
+#[test]
+fn fuzz_definitions() {
+    let sender = Sender::new();
+    let text = custom::definition().to_string();
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?dryRun=All";
+    for content_type in ["application/json", "application/yaml"] {
+        fuzz(200, &[text.as_bytes()], |input| sender.send("POST", path, content_type, input));
+    }
+    let paths: [&[u8]; 3] =
+        [b".spec.replicas", b".status.conditions[?(@.type==\"Ready\")].status", b"{$.a['b.c'][0][*]}"];
+    let object = json!({"spec": {"replicas": 1}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}, "a": {"b.c": [1]}});
+    fuzz(2000, &paths, |input| {
+        let parsed = std::str::from_utf8(input).ok().and_then(|t| crate::custom::JsonPath::parse(t).ok());
+        parsed.is_some_and(|path| {
+            let _ = path.first(&object);
+            true
+        })
+    });
+}
+
+#[test]
+fn fuzz_certificate_requests() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let sender = Sender::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request =
+        rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap().serialize_request(&key).unwrap();
+    fuzz(200, &[request.der()], |input| {
+        let pem = format!(
+            "-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----\n",
+            STANDARD.encode(input)
+        );
+        let body = json!({
+            "metadata": {"name": "x"},
+            "spec": {"request": STANDARD.encode(pem), "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]},
+        });
+        let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests?dryRun=All";
+        sender.send("POST", path, "application/json", body.to_string().as_bytes())
+    });
+}
+
+/// Evictions, bindings, tokens, scales and reviews have bodies of their own.
+#[test]
+fn fuzz_bodies_of_subresources() {
+    let sender = Sender::new();
+    let review = r#"{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview","spec":{"user":"a","groups":["b"],"resourceAttributes":{"verb":"get","resource":"pods","fieldSelector":{"rawSelector":"a=b"}}}}"#;
+    for (method, path, body) in [
+        (
+            "POST",
+            format!("{PODS}/p/eviction?dryRun=All"),
+            r#"{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p"},"deleteOptions":{"gracePeriodSeconds":1,"preconditions":{"uid":"x"}}}"#,
+        ),
+        (
+            "POST",
+            format!("{PODS}/p/binding?dryRun=All"),
+            r#"{"metadata":{"name":"p"},"target":{"kind":"Node","name":"n"}}"#,
+        ),
+        (
+            "PUT",
+            format!("{SETS}/s/scale?dryRun=All"),
+            r#"{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"s"},"spec":{"replicas":3}}"#,
+        ),
+        (
+            "PATCH",
+            format!("{SETS}/s/scale?dryRun=All"),
+            r#"{"metadata":{"resourceVersion":"1"},"spec":{"replicas":3}}"#,
+        ),
+        (
+            "DELETE",
+            format!("{PODS}/p?dryRun=All"),
+            r#"{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"propagationPolicy":"Orphan","preconditions":{"resourceVersion":"1"}}"#,
+        ),
+        ("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned(), review),
+        (
+            "POST",
+            "/apis/authentication.k8s.io/v1/tokenreviews".to_owned(),
+            r#"{"spec":{"token":"a.b.c","audiences":["x"]}}"#,
+        ),
+    ] {
+        let content_type =
+            if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        fuzz(60, &[body.as_bytes()], |input| sender.send(method, &path, content_type, input));
+    }
+}

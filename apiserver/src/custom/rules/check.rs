@@ -3,7 +3,7 @@
 //!
 //! Not a type checker: where a type is not known, nothing is said. What is said is what Kubernetes' compiler says.
 
-use super::values::escaped;
+use super::{cost, depth, values::escaped};
 use crate::custom::schema::{Schema, Type};
 use kube_cel::cel::{
     Program,
@@ -14,6 +14,8 @@ use kube_cel::cel::{
 pub(super) struct Checked {
     pub(super) program: Program,
     pub(super) uses_old: bool,
+    /// What one run may cost at the most, in Kubernetes' units.
+    pub(super) estimate: u64,
     /// How many expressions it is made of, and how deep its loops are nested.
     nodes: u64,
     depth: u32,
@@ -52,6 +54,9 @@ fn compiled(
     wanted: &str,
 ) -> Result<Checked, String> {
     let failed = |why: &dyn std::fmt::Display| format!("compilation failed: {why}");
+    if depth::is_too_deep(text) {
+        return Err(failed(&"expression recursion limit exceeded"));
+    }
     let program = Program::compile(text.trim()).map_err(|e| failed(&e))?;
     let mut checker = Checker {
         schema,
@@ -65,11 +70,13 @@ fn compiled(
     };
     let kind =
         checker.visit(program.expression()).map_err(|e| failed(&format!("ERROR: <input>:1:1: {e}")))?;
-    if let Some(name) = kind.name().filter(|name| *name != wanted) {
-        return Err(failed(&format!("cel expression must evaluate to a {wanted}, not {name}")));
+    if kind.name().is_some_and(|name| name != wanted) {
+        let what = if wanted == "bool" { "cel expression" } else { "messageExpression" };
+        return Err(format!("{what} must evaluate to a {wanted}"));
     }
     let Checker { uses_old, nodes, deepest, .. } = checker;
-    Ok(Checked { program, uses_old, nodes, depth: deepest })
+    let estimate = cost::of(program.expression(), schema);
+    Ok(Checked { program, uses_old, estimate, nodes, depth: deepest })
 }
 
 /// What is known of a value.
