@@ -14,9 +14,15 @@ use k8s_openapi::{
             ServiceSpec,
         },
         discovery::v1::{Endpoint, EndpointConditions, EndpointPort as SlicePort, EndpointSlice},
+        networking::v1::{ServiceCIDR, ServiceCIDRSpec},
+        scheduling::v1::PriorityClass,
         storage::v1::StorageClass,
     },
-    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{Condition, ObjectMeta, Time},
+        util::intstr::IntOrString,
+    },
+    jiff::Timestamp,
 };
 use kube::{Api, Client, Resource, api::PostParams};
 use serde::{Serialize, de::DeserializeOwned};
@@ -39,6 +45,8 @@ pub(crate) struct Objects {
     endpoints: Endpoints,
     slice: EndpointSlice,
     class: StorageClass,
+    priorities: [PriorityClass; 2],
+    range: ServiceCIDR,
 }
 
 impl Objects {
@@ -65,6 +73,8 @@ impl Objects {
             endpoints: endpoints(config.advertise, port),
             slice: slice(config.advertise, port),
             class: class(),
+            priorities: priorities(),
+            range: range(&config.service_cidr),
         }
     }
 
@@ -91,6 +101,7 @@ impl Objects {
             in_namespace(client, "default"),
         );
         let classes = Api::all(client.clone());
+        let (priorities, ranges) = (Api::all(client.clone()), Api::all(client.clone()));
         tokio::try_join!(
             services,
             ensure(&endpoints, &self.endpoints, |have: &mut Endpoints, want| {
@@ -100,6 +111,8 @@ impl Objects {
                 replace(&mut have.endpoints, &want.endpoints) | replace(&mut have.ports, &want.ports)
             }),
             ensure(&classes, &self.class, keep),
+            futures::future::try_join_all(self.priorities.iter().map(|p| ensure(&priorities, p, keep))),
+            ensure_range(&ranges, &self.range),
             roles::ensure(client),
         )?;
         Ok(())
@@ -129,6 +142,25 @@ where
     };
     if amend(&mut have, want) {
         api.replace(&name, &parameters, &have).await?;
+    }
+    Ok(())
+}
+
+/// The range of the services' addresses, and that it is in use.
+async fn ensure_range(api: &Api<ServiceCIDR>, want: &ServiceCIDR) -> kube::Result<()> {
+    ensure(api, want, keep).await?;
+    let mut have = api.get(API).await?;
+    let ready = Condition {
+        type_: "Ready".to_owned(),
+        status: "True".to_owned(),
+        reason: String::new(),
+        message: "Kubernetes Service CIDR is ready".to_owned(),
+        observed_generation: None,
+        last_transition_time: Time(Timestamp::now()),
+    };
+    let conditions = have.status.get_or_insert_default().conditions.get_or_insert_default();
+    if api::conditions::set(conditions, ready, Timestamp::now()) {
+        api.replace_status(API, &PostParams::default(), &have).await?;
     }
     Ok(())
 }
@@ -236,6 +268,28 @@ fn slice(address: IpAddr, port: i32) -> EndpointSlice {
             app_protocol: None,
         }]),
     }
+}
+
+fn range(cidr: &str) -> ServiceCIDR {
+    ServiceCIDR {
+        metadata: ObjectMeta { name: Some(API.to_owned()), ..ObjectMeta::default() },
+        spec: Some(ServiceCIDRSpec { cidrs: Some(vec![cidr.to_owned()]) }),
+        status: None,
+    }
+}
+
+/// Those of the system's own pods; people's are below.
+fn priorities() -> [PriorityClass; 2] {
+    [
+        ("system-node-critical", 2_000_001_000, "For pods that must not leave the node they are on."),
+        ("system-cluster-critical", 2_000_000_000, "For pods that must run, on whatever node."),
+    ]
+    .map(|(name, value, description)| PriorityClass {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        value: Some(value),
+        description: Some(description.to_owned()),
+        ..PriorityClass::default()
+    })
 }
 
 fn class() -> StorageClass {

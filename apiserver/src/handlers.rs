@@ -203,9 +203,9 @@ fn typed(
     let decoded = kind.decode(value)?;
     let warnings = match options.field_validation {
         FieldValidation::Ignore => Vec::new(),
-        FieldValidation::Warn => body::complaints(&decoded.unknown, duplicates),
+        FieldValidation::Warn => body::complaints(&decoded.unknown, duplicates, kind.custom().is_some()),
         FieldValidation::Strict => {
-            let complaints = body::complaints(&decoded.unknown, duplicates);
+            let complaints = body::complaints(&decoded.unknown, duplicates, kind.custom().is_some());
             if !complaints.is_empty() {
                 return Err(body::strict_text(&complaints));
             }

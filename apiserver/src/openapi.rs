@@ -214,13 +214,18 @@ struct Document {
     gzip: Bytes,
 }
 
+/// What a document's `ETag` is made of.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().take(16).fold(String::new(), |mut hash, byte| {
+        let _ = write!(hash, "{byte:02X}");
+        hash
+    })
+}
+
 impl Document {
     fn new(content_type: &'static str, bytes: &[u8]) -> std::io::Result<Self> {
-        let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-        let hash = digest.as_ref().iter().take(16).fold(String::new(), |mut hash, byte| {
-            let _ = write!(hash, "{byte:02X}");
-            hash
-        });
+        let hash = digest(bytes);
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(bytes)?;
         Ok(Self { content_type, hash, gzip: encoder.finish()?.into() })

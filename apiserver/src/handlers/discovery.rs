@@ -136,8 +136,8 @@ const V2BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGr
 /// Every discovery document, as bytes.
 pub(crate) struct Documents {
     plain: HashMap<String, Bytes>,
-    /// By path (`/api`, `/apis`) and media type.
-    aggregated: HashMap<(&'static str, &'static str), Bytes>,
+    /// By path (`/api`, `/apis`) and media type; each with its `ETag`.
+    aggregated: HashMap<(&'static str, &'static str), (Bytes, String)>,
 }
 
 impl Documents {
@@ -188,7 +188,9 @@ impl Documents {
                     "metadata": {},
                     "items": items,
                 });
-                aggregated.insert((path, media), Bytes::from(document.to_string()));
+                let text = document.to_string();
+                let tag = format!("\"{}\"", crate::openapi::digest(text.as_bytes()));
+                aggregated.insert((path, media), (Bytes::from(text), tag));
             }
         }
         Self { plain, aggregated }
@@ -363,12 +365,20 @@ pub fn discovery(app: &App, path: &str, incoming: &Incoming) -> Result<Response>
         incoming.request.headers().get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
     let catalog = app.registry.catalog();
     let documents = catalog.discovery();
+    let root = if path == "/api" { "/api" } else { "/apis" };
     for range in accept.iter().flat_map(|v| v.split(',')) {
-        let Some(media) = aggregated_media(range) else { continue };
-        if let Some(((_, media), bytes)) =
-            documents.aggregated.iter().find(|((p, m), _)| *p == path && *m == media)
-        {
-            return Ok(answer(media, bytes.clone()));
+        let Some(media) = aggregated_media(range).filter(|_| path == root) else { continue };
+        if let Some((bytes, tag)) = documents.aggregated.get(&(root, media)) {
+            let known = incoming.header(header::IF_NONE_MATCH).unwrap_or_default();
+            let mut response = answer(media, bytes.clone());
+            if known.split(',').any(|k| k.trim() == tag) {
+                *response.body_mut() = axum::body::Body::empty();
+                *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+            }
+            if let Ok(tag) = http::HeaderValue::from_str(tag) {
+                response.headers_mut().insert(header::ETAG, tag);
+            }
+            return Ok(response);
         }
     }
     let bytes = documents.plain.get(path).ok_or(ApiError::NoSuchPath)?;

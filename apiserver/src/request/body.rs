@@ -97,11 +97,13 @@ pub fn parse_yaml(body: &[u8]) -> std::result::Result<Parsed, Malformed> {
     read(if looks_like_json(body) { Syntax::Json } else { Syntax::Yaml }, body)
 }
 
-/// The complaints of a strict reader, in Kubernetes' order and words: `unknown field "spec.replicaz"`.
-pub fn complaints(unknown: &[String], duplicates: &[String]) -> Vec<String> {
-    let unknown = unknown.iter().map(|path| format!("unknown field \"{path}\""));
-    let duplicates = duplicates.iter().map(|path| format!("duplicate field \"{path}\""));
-    unknown.chain(duplicates).collect()
+/// The complaints of a strict reader, in Kubernetes' order and words: `unknown field "spec.replicaz"`. Custom kinds are
+/// first read and then held against their schema: there what is repeated comes first.
+pub fn complaints(unknown: &[String], duplicates: &[String], custom: bool) -> Vec<String> {
+    let unknown = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+    let duplicates: Vec<String> =
+        duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
+    if custom { [duplicates, unknown].concat() } else { [unknown, duplicates].concat() }
 }
 
 /// The text of `fieldValidation=Strict` for such complaints.
@@ -308,7 +310,7 @@ mod tests {
         assert_eq!(parsed.duplicates, ["spec.replicas", "spec.containers[1].image", "spec"]);
         assert_eq!(parsed.value, json!({"spec": {"a": {"b": 1}}}));
         assert_eq!(
-            strict_text(&complaints(&["spec.replicaz".into()], &parsed.duplicates[..1])),
+            strict_text(&complaints(&["spec.replicaz".into()], &parsed.duplicates[..1], false)),
             r#"strict decoding error: unknown field "spec.replicaz", duplicate field "spec.replicas""#
         );
     }

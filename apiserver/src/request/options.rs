@@ -229,7 +229,7 @@ impl WriteOptions {
                 errors.not_supported(
                     &field::Path::new("fieldValidation"),
                     other,
-                    &["Ignore", "Strict", "Warn"],
+                    &["", "Ignore", "Strict", "Warn"],
                 );
                 FieldValidation::Warn
             }
