@@ -12,7 +12,7 @@ pub mod token;
 pub use authn::Authenticator;
 pub use rbac::Authorizer;
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// Everyone who showed a good credential.
 pub const AUTHENTICATED: &str = "system:authenticated";
@@ -70,11 +70,26 @@ impl User {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// A component of this process, which is who it says it is.
-    Internal(User),
+    Internal(Arc<User>),
     /// A TLS connection.
     Tls {
-        /// Common name and organizations of a client certificate that our CA signed.
-        user_cert: Option<(String, Vec<String>)>,
+        /// Who a client certificate that our CA signed is for; without a name if it names nobody we understand.
+        user: Option<Arc<User>>,
         remote: SocketAddr,
     },
+}
+
+impl Peer {
+    pub fn internal(user: User) -> Self {
+        Self::Internal(Arc::new(user))
+    }
+
+    /// `subject`: common name and organizations of the client's certificate, if it showed one.
+    pub fn tls(subject: Option<(String, Vec<String>)>, remote: SocketAddr) -> Self {
+        let user = subject.map(|(name, mut groups)| {
+            groups.push(AUTHENTICATED.to_owned());
+            Arc::new(User { name, groups, ..User::default() })
+        });
+        Self::Tls { user, remote }
+    }
 }

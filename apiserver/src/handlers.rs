@@ -50,7 +50,7 @@ pub async fn resource(
     app: &App,
     kind: &KindRef,
     subresource: Option<Subresource>,
-    incoming: Incoming,
+    incoming: Box<Incoming>,
 ) -> Result<Response> {
     use Subresource::{
         Approval, Attach, Binding, EphemeralContainers, Eviction, Exec, Finalize, Kill, Log, PortForward,
@@ -61,30 +61,30 @@ pub async fn resource(
     // Each in an allocation of its own size: as one future they would all be as large as the largest, and be moved from
     // wrapper to wrapper on the way to where they run.
     let answer: BoxFuture<'_, Result<Response>> = match (subresource, incoming.info.verb) {
-        (None | Some(Status | Approval), "get") => Box::pin(get::get(app, kind, incoming)),
-        (None, "list") => Box::pin(list::list(app, kind, incoming)),
-        (None, "watch") => Box::pin(watch::watch(app, held, incoming)),
-        (None, "create") if !named => Box::pin(create::create(app, kind, incoming)),
-        (None, "delete") => Box::pin(delete::delete(app, kind, incoming)),
-        (None, "deletecollection") => Box::pin(delete::collection(app, kind, incoming)),
+        (None | Some(Status | Approval), "get") => Box::pin(get::get(app, kind, *incoming)),
+        (None, "list") => Box::pin(list::list(app, kind, *incoming)),
+        (None, "watch") => Box::pin(watch::watch(app, held, *incoming)),
+        (None, "create") if !named => Box::pin(create::create(app, kind, *incoming)),
+        (None, "delete") => Box::pin(delete::delete(app, kind, *incoming)),
+        (None, "deletecollection") => Box::pin(delete::collection(app, kind, *incoming)),
         (None | Some(Status | Approval), "update") if named => {
-            Box::pin(update::update(app, kind, subresource, incoming))
+            Box::pin(update::update(app, kind, subresource, *incoming))
         }
         (None | Some(Status | Approval), "patch") if named => {
-            Box::pin(patch::patch(app, kind, subresource, incoming))
+            Box::pin(patch::patch(app, kind, subresource, *incoming))
         }
-        (Some(Scale), _) => Box::pin(scale::scale(app, kind, incoming)),
-        (Some(Binding), "create") => Box::pin(binding::create(app, kind, incoming)),
-        (Some(Eviction), "create") => Box::pin(eviction::create(app, kind, incoming)),
-        (Some(Finalize), "update") => Box::pin(finalize::update(app, kind, incoming)),
-        (Some(Token), "create") => Box::pin(token::create(app, incoming)),
-        (Some(Log), "get") => Box::pin(pod_stream::open(app, Log, incoming)),
+        (Some(Scale), _) => Box::pin(scale::scale(app, kind, *incoming)),
+        (Some(Binding), "create") => Box::pin(binding::create(app, kind, *incoming)),
+        (Some(Eviction), "create") => Box::pin(eviction::create(app, kind, *incoming)),
+        (Some(Finalize), "update") => Box::pin(finalize::update(app, kind, *incoming)),
+        (Some(Token), "create") => Box::pin(token::create(app, *incoming)),
+        (Some(Log), "get") => Box::pin(pod_stream::open(app, Log, *incoming)),
         (Some(stream @ (Exec | Attach | PortForward)), "get" | "create") => {
-            Box::pin(pod_stream::open(app, stream, incoming))
+            Box::pin(pod_stream::open(app, stream, *incoming))
         }
-        (Some(Proxy), _) => Box::pin(proxy::pass(app, kind, incoming)),
+        (Some(Proxy), _) => Box::pin(proxy::pass(app, kind, *incoming)),
         (Some(power @ (Stop | Kill | Start)), "create") => match node_power::power_of(power) {
-            Some(power) => Box::pin(node_power::create(app, kind, power, incoming)),
+            Some(power) => Box::pin(node_power::create(app, kind, power, *incoming)),
             None => return Err(method_not_allowed()),
         },
         (Some(EphemeralContainers), _) => return Err(not_built("ephemeral containers")),
@@ -99,19 +99,19 @@ fn not_built(what: &str) -> ApiError {
 }
 
 /// A resource that is asked, not stored: reviews, and the old `bindings`.
-pub async fn virtual_resource(app: &App, incoming: Incoming) -> Result<Response> {
+pub async fn virtual_resource(app: &App, incoming: Box<Incoming>) -> Result<Response> {
     if incoming.info.verb != "create" || !incoming.info.name.is_empty() {
         return Err(method_not_allowed());
     }
     if incoming.info.resource == "bindings" {
         let pods = app.registry.kind("", "v1", "pods").ok_or(ApiError::NoSuchPath)?;
-        return binding::create(app, &*pods, incoming).await;
+        return binding::create(app, &*pods, *incoming).await;
     }
-    reviews::create(app, incoming).await
+    reviews::create(app, *incoming).await
 }
 
 /// A path that is no resource.
-pub async fn paths(app: &App, incoming: Incoming) -> Result<Response> {
+pub async fn paths(app: &App, incoming: Box<Incoming>) -> Result<Response> {
     if !matches!(incoming.info.verb, "get" | "head") {
         return Err(method_not_allowed());
     }

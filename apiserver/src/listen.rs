@@ -8,14 +8,22 @@ pub use tls::{Tls, TlsError};
 
 use crate::auth::Peer;
 use api::guard::contained;
-use axum::Router;
+use axum::body::Body;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -24,7 +32,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, debug, debug_span, warn};
 
 /// Connections at once. Each idle one costs some 30 KiB of TLS and HTTP/2 state, so this is about 60 MiB; a thousand
 /// fake nodes and their clients share far fewer, as HTTP/2 carries many requests. More wait in the kernel's backlog.
@@ -104,7 +112,7 @@ impl Listener {
     }
 
     /// Serves until `token` is cancelled, then lets requests in flight finish for at most [`DRAIN_DEADLINE`].
-    pub async fn run(self, router: Router, tls: Tls, token: CancellationToken) {
+    pub async fn run<S: Service>(self, service: S, tls: Tls, token: CancellationToken) {
         let connections = TaskTracker::new();
         let acceptors = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -113,7 +121,7 @@ impl Listener {
         for socket in self.sockets {
             let connections = connections.clone();
             let door = Door {
-                router: router.clone(),
+                service: service.clone(),
                 tls: tls.clone(),
                 permits: permits.clone(),
                 drain: token.clone(),
@@ -149,15 +157,15 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// What every connection needs.
-struct Door {
-    router: Router,
+struct Door<S> {
+    service: S,
     tls: Tls,
     permits: Arc<Semaphore>,
     drain: CancellationToken,
     cut: CancellationToken,
 }
 
-impl Door {
+impl<S: Service> Door<S> {
     async fn accept(&self, socket: TcpListener, connections: &TaskTracker) {
         loop {
             let next = async {
@@ -181,24 +189,24 @@ impl Door {
                     continue;
                 }
             };
-            let (router, acceptor) = (self.router.clone(), TlsAcceptor::from(self.tls.current()));
+            let (service, acceptor) = (self.service.clone(), TlsAcceptor::from(self.tls.current()));
             let (drain, cut) = (self.drain.clone(), self.cut.clone());
             let task = async move {
                 let _permit = permit;
                 tokio::select! {
                     () = cut.cancelled() => {}
-                    () = serve(stream, remote, router, acceptor, drain) => {}
+                    () = serve(stream, remote, service, acceptor, drain) => {}
                 }
             };
-            connections.spawn(contained(task).instrument(info_span!("connection", peer = %remote)));
+            connections.spawn(contained(task).instrument(debug_span!("connection", peer = %remote)));
         }
     }
 }
 
-async fn serve(
+async fn serve<S: Service>(
     stream: TcpStream,
     remote: SocketAddr,
-    router: Router,
+    service: S,
     acceptor: TlsAcceptor,
     drain: CancellationToken,
 ) {
@@ -217,8 +225,8 @@ async fn serve(
             return;
         }
     };
-    let peer = Peer::Tls { user_cert: tls::subject(tls.get_ref().1), remote };
-    serve_stream(tls, peer, router, drain).await;
+    let peer = Peer::tls(tls::subject(tls.get_ref().1), remote);
+    serve_stream(tls, WithPeer::new(service, peer), drain).await;
 }
 
 /// Runs what hyper makes for each HTTP/2 stream: the body of an answer, a watch's for example, is made there.
@@ -235,9 +243,10 @@ where
 }
 
 /// HTTP/1.1 and HTTP/2 on a connection that is set up; also what tests drive over a duplex pipe.
-pub(crate) async fn serve_stream<S>(stream: S, peer: Peer, router: Router, drain: CancellationToken)
+pub(crate) async fn serve_stream<C, S>(stream: C, service: WithPeer<S>, drain: CancellationToken)
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: Service,
 {
     let mut builder = auto::Builder::new(StreamTasks::default());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE);
@@ -249,7 +258,7 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let service = TowerToHyperService::new(WithPeer { router, peer: Arc::new(peer) });
+    let service = TowerToHyperService::new(service);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
@@ -295,30 +304,63 @@ async fn refuse_plain_http(stream: &mut TcpStream) -> io::Result<()> {
     stream.shutdown().await
 }
 
-/// The router, with the connection's peer on every request.
-#[derive(Clone)]
-pub(crate) struct WithPeer {
-    pub(crate) router: Router,
-    /// Shared: the service is cloned for every request.
-    pub(crate) peer: Arc<Peer>,
+/// What answers requests: the router, or what a test puts in its place.
+pub trait Service:
+    tower::Service<
+        http::Request<Body>,
+        Response = axum::response::Response,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
 }
 
-impl<B> tower::Service<http::Request<B>> for WithPeer
+impl<S> Service for S where
+    S: tower::Service<
+            http::Request<Body>,
+            Response = axum::response::Response,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// A service, with the connection's peer on every request.
+#[derive(Clone)]
+pub(crate) struct WithPeer<S> {
+    service: S,
+    peer: Peer,
+}
+
+impl<S> WithPeer<S> {
+    pub(crate) fn new(service: S, peer: Peer) -> Self {
+        Self { service, peer }
+    }
+}
+
+impl<S, B> tower::Service<http::Request<B>> for WithPeer<S>
 where
+    S: Service,
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
 {
     type Response = axum::response::Response;
-    type Error = std::convert::Infallible;
-    type Future = <Router as tower::Service<http::Request<B>>>::Future;
+    type Error = Infallible;
+    type Future = S::Future;
 
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
-        tower::Service::<http::Request<B>>::poll_ready(&mut self.router, cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        request.extensions_mut().insert(Peer::clone(&self.peer));
-        self.router.call(request)
+        request.extensions_mut().insert(self.peer.clone());
+        self.service.call(request.map(Body::new))
     }
 }
 

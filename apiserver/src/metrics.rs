@@ -85,10 +85,17 @@ impl Histogram {
     }
 }
 
+/// All requests of one label.
+#[derive(Debug, Default)]
+struct Answered {
+    /// By code. Few, so looked through.
+    totals: Vec<(u16, u64)>,
+    durations: Histogram,
+}
+
 #[derive(Debug, Default)]
 struct Requests {
-    totals: BTreeMap<(Label, u16), u64>,
-    durations: BTreeMap<Label, Histogram>,
+    answered: BTreeMap<Label, Answered>,
     running: BTreeMap<Label, u64>,
 }
 
@@ -121,9 +128,13 @@ impl Metrics {
     /// the client likes.
     pub fn answered(&self, label: Label, code: u16, time: Option<Duration>) {
         let mut requests = self.lock();
-        *requests.totals.entry((label, code)).or_default() += 1;
+        let answered = requests.answered.entry(label).or_default();
+        match answered.totals.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, total)) => *total += 1,
+            None => answered.totals.push((code, 1)),
+        }
         if let Some(time) = time {
-            requests.durations.entry(label).or_default().note(time);
+            answered.durations.note(time);
         }
     }
 
@@ -135,14 +146,19 @@ impl Metrics {
     pub fn write(&self, page: &mut Page) {
         let requests = self.lock();
         page.family("apiserver_request_total", "counter", "Requests answered.");
-        for ((label, code), total) in &requests.totals {
-            let code = code.to_string();
-            let pairs: Vec<_> = [("code", code.as_str())].into_iter().chain(label.pairs()).collect();
-            page.sample("apiserver_request_total", &pairs, total);
+        for (label, answered) in &requests.answered {
+            for (code, total) in &answered.totals {
+                let code = code.to_string();
+                let pairs: Vec<_> = [("code", code.as_str())].into_iter().chain(label.pairs()).collect();
+                page.sample("apiserver_request_total", &pairs, total);
+            }
         }
         let name = "apiserver_request_duration_seconds";
         page.family(name, "histogram", "Time until the answer's head was ready; watches and streams aside.");
-        for (label, times) in &requests.durations {
+        for (label, Answered { durations: times, .. }) in &requests.answered {
+            if times.count == 0 {
+                continue;
+            }
             page.histogram(name, &label.pairs(), &SECONDS, &times.counts, times.count, times.sum);
         }
         let name = "apiserver_longrunning_requests";

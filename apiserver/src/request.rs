@@ -16,12 +16,13 @@ use crate::{
 use axum::extract::Request;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use std::sync::Arc;
 
 /// A request that was let in: what it is about, who makes it, and the request itself, untouched, so that a handler
 /// that joins streams still finds its body and its upgrade.
 pub struct Incoming {
     pub info: RequestInfo,
-    pub user: User,
+    pub user: Arc<User>,
     pub query: Query,
     pub request: Request,
 }

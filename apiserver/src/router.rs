@@ -24,28 +24,51 @@ use crate::{
     state::App,
 };
 use api::guard::{self, Panicked};
-use axum::{body::Body, extract::Request, extract::State, response::IntoResponse, response::Response};
+use axum::{body::Body, extract::Request, response::IntoResponse, response::Response};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderValue, header};
 use http_body::{Frame, SizeHint};
 use std::{
+    convert::Infallible,
     pin::Pin,
-    sync::Mutex,
-    sync::PoisonError,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 use tracing::Instrument;
 
-/// The router as a plain service, cheap to clone. Requests are expected to carry a [`Peer`] extension.
-pub fn router(app: App) -> axum::Router {
-    axum::Router::new().fallback(serve).with_state(app)
+/// The server as a plain service, cheap to clone. Requests are expected to carry a [`Peer`] extension.
+#[derive(Clone)]
+pub struct Router(App);
+
+pub fn router(app: App) -> Router {
+    Router(app)
 }
 
-async fn serve(State(app): State<App>, request: Request) -> Response {
+impl<B> tower::Service<http::Request<B>> for Router
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, std::result::Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        Box::pin(serve(self.0.clone(), request.map(Body::new)))
+    }
+}
+
+async fn serve(app: App, request: Request) -> std::result::Result<Response, Infallible> {
     let started = Instant::now();
     let id = audit::id_of(request.headers());
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let path = uri.path();
     let span = tracing::debug_span!("request", request.id = %id, %method, path);
     let mut record = app.audit.begin(&id, &request);
     let (mut label, mut long) = (Label { verb: "other", ..Label::default() }, false);
@@ -93,14 +116,14 @@ async fn serve(State(app): State<App>, request: Request) -> Response {
         if let Some(mut record) = record {
             record.log(Stage::ResponseComplete);
         }
-        return response;
+        return Ok(response);
     }
     let ending = record.map(|mut record: Record| {
         record.log(Stage::ResponseStarted);
         Ending(record)
     });
     let going_on = GoingOn { _running: app.metrics.running(label), _ending: ending };
-    response.map(|body| Body::new(Followed { body, _going_on: going_on }))
+    Ok(response.map(|body| Body::new(Followed { body, _going_on: going_on })))
 }
 
 /// Dropped with the body of an answer: when a watch or a stream has ended, however it did.
@@ -170,6 +193,7 @@ async fn handle(
     let user = match authn::acting_as(&app.authorizer, &shown, headers)? {
         None => shown,
         Some(other) => {
+            let other = Arc::new(other);
             note(&|identity| identity.acting_as = Some(other.clone()));
             other
         }
@@ -186,9 +210,10 @@ async fn handle(
         Peer::Tls { .. } if long || info.is_health() => None,
         Peer::Tls { .. } => Some(app.lanes.enter(Lane::of(&user, info.verb)).await?),
     };
-    let query = Query::of(request.uri())?;
+    let query = Query::of(request.uri());
     let limit = deadline(&query, app.limits.request)?;
-    let incoming = Incoming { info, user, query, request };
+    // Boxed: it goes through several futures, each of which would hold it twice.
+    let incoming = Box::new(Incoming { info, user, query, request });
     if long {
         return dispatch(app, incoming).await;
     }
@@ -235,7 +260,7 @@ fn panicked(panic: Panicked) -> ApiError {
     ApiError::Internal(format!("the request handler {panic}"))
 }
 
-async fn dispatch(app: &App, incoming: Incoming) -> Result<Response> {
+async fn dispatch(app: &App, incoming: Box<Incoming>) -> Result<Response> {
     let info = &incoming.info;
     if !info.is_resource {
         return Box::pin(handlers::paths(app, incoming)).await;
@@ -278,7 +303,7 @@ mod tests {
     #[test]
     fn a_request_may_ask_for_less_time() {
         let most = Duration::from_secs(60);
-        let of = |query: &str| deadline(&Query::of(&format!("/x?{query}").parse().unwrap()).unwrap(), most);
+        let of = |query: &str| deadline(&Query::of(&format!("/x?{query}").parse().unwrap()), most);
         for (query, seconds) in [
             ("", 60),
             ("timeout=", 60),

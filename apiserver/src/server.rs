@@ -8,7 +8,7 @@ use crate::{
     bootstrap, custom, kinds,
     listen::{BindError, Listener, Tls, TlsError, WithPeer},
     registry::{allocate::Allocator, expire},
-    router::router,
+    router::{Router, router},
     state::{App, Limits, Parts},
 };
 use k8s_openapi::api::core::v1::Service;
@@ -40,7 +40,7 @@ pub enum Error {
 /// In-process clients work from now on.
 pub struct Server {
     app: App,
-    router: axum::Router,
+    router: Router,
     listener: Listener,
     tls: Tls,
     bootstrapped: Latch,
@@ -100,10 +100,7 @@ impl Server {
     /// A client in this process that acts as `user`, with no socket. Cannot upgrade connections (exec, port-forward).
     /// Must be called within a runtime.
     pub fn client(&self, user: User) -> kube::Client {
-        kube::Client::new(
-            WithPeer { router: self.router.clone(), peer: Arc::new(Peer::Internal(user)) },
-            "default",
-        )
+        kube::Client::new(WithPeer::new(self.router.clone(), Peer::internal(user)), "default")
     }
 
     /// A named condition of `/readyz`; the same name is the same latch.
@@ -122,7 +119,7 @@ impl Server {
     }
 
     /// The router itself: requests must carry a [`Peer`] extension. For tests and in-process use.
-    pub fn router(&self) -> axum::Router {
+    pub fn router(&self) -> Router {
         self.router.clone()
     }
 

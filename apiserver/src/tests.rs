@@ -19,10 +19,11 @@ use crate::{
     dial::{NodeDialer, Power, PowerError, Stream},
     kinds,
     latch::Latches,
+    listen::WithPeer,
     registry::allocate::Allocator,
     state::{App, Limits, Parts},
 };
-use axum::{Extension, Router, body::Body};
+use axum::body::Body;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -72,7 +73,7 @@ fn authenticator() -> Authenticator {
 /// A server in memory. Requests come from a component of the process unless they carry another [`Peer`].
 struct Server {
     app: App,
-    router: Router,
+    router: WithPeer<crate::router::Router>,
 }
 
 /// An answer, read whole.
@@ -145,8 +146,8 @@ impl Server {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        let user = Peer::Internal(User::component("test"));
-        let router = crate::router::router(app.clone()).layer(Extension(user));
+        let user = Peer::internal(User::component("test"));
+        let router = WithPeer::new(crate::router::router(app.clone()), user);
         Self { app, router }
     }
 

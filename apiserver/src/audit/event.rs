@@ -8,7 +8,7 @@ use axum::extract::Request;
 use http::header;
 use jiff::Timestamp;
 use serde::Serialize;
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Stage {
@@ -21,9 +21,9 @@ pub enum Stage {
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     /// Who showed the credential.
-    pub user: Option<User>,
+    pub user: Option<Arc<User>>,
     /// Whom they acted as, if somebody else.
-    pub acting_as: Option<User>,
+    pub acting_as: Option<Arc<User>>,
     /// Whether they might; `None` if it was not asked.
     pub allowed: Option<bool>,
 }
@@ -142,8 +142,8 @@ impl Event {
 
     /// `failure` is the reason and the message.
     pub(super) fn answered(&mut self, identity: &Identity, code: u16, failure: Option<(&str, String)>) {
-        self.user = identity.user.as_ref().map(Who::from);
-        self.impersonated_user = identity.acting_as.as_ref().map(Who::from);
+        self.user = identity.user.as_deref().map(Who::from);
+        self.impersonated_user = identity.acting_as.as_deref().map(Who::from);
         if let Some(allowed) = identity.allowed {
             let decision = if allowed { "allow" } else { "forbid" };
             self.annotations.insert("authorization.k8s.io/decision", decision);

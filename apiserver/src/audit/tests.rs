@@ -2,11 +2,12 @@ use super::*;
 use crate::auth::{Peer, User};
 use axum::body::Body;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 fn request(path: &str) -> Request {
     let mut request = Request::get(path).header("user-agent", "kubectl/v1").body(Body::empty()).unwrap();
     let remote = "192.0.2.9:1".parse().unwrap();
-    request.extensions_mut().insert(Peer::Tls { user_cert: None, remote });
+    request.extensions_mut().insert(Peer::tls(None, remote));
     request
 }
 
@@ -28,8 +29,8 @@ async fn events_are_kubernetes_own() {
     let path = dir.path().join("audit.log");
     let (audit, writer) = Audit::open(&path).unwrap();
     let identity = Identity {
-        user: Some(User::of("admin", &["system:masters"])),
-        acting_as: Some(User::of("jane", &[])),
+        user: Some(Arc::new(User::of("admin", &["system:masters"]))),
+        acting_as: Some(Arc::new(User::of("jane", &[]))),
         allowed: Some(false),
     };
     let mut refused = record(&audit, "/apis/apps/v1/namespaces/a/statefulsets/b/scale?x=y");

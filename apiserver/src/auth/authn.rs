@@ -13,7 +13,7 @@ use crate::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use http::{HeaderMap, header};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tracing::debug;
 
 /// `user.extra` keys of Kubernetes' ServiceAccount tokens.
@@ -57,29 +57,33 @@ impl Authenticator {
         headers: &HeaderMap,
     ) -> Result<User> {
         let user = self.credential(lookup, peer, headers).await?;
-        Ok(acting_as(authorizer, &user, headers)?.unwrap_or(user))
+        Ok(acting_as(authorizer, &user, headers)?.unwrap_or_else(|| User::clone(&user)))
     }
 
     /// The user whose credential a request shows, anonymous if it shows none. `lookup` finds the ServiceAccount behind a
     /// token.
-    pub async fn credential(&self, lookup: &dyn Lookup, peer: &Peer, headers: &HeaderMap) -> Result<User> {
+    pub async fn credential(
+        &self,
+        lookup: &dyn Lookup,
+        peer: &Peer,
+        headers: &HeaderMap,
+    ) -> Result<Arc<User>> {
         match peer {
             Peer::Internal(user) => return Ok(user.clone()),
-            Peer::Tls { user_cert: Some((name, organizations)), .. } => {
-                return certificate_user(name, organizations);
-            }
-            Peer::Tls { user_cert: None, .. } => {}
+            Peer::Tls { user: Some(user), .. } if user.name.is_empty() => return Err(ApiError::Unauthorized),
+            Peer::Tls { user: Some(user), .. } => return Ok(user.clone()),
+            Peer::Tls { user: None, .. } => {}
         }
         match bearer(headers)? {
             // Boxed: certificates are what most show, and this is held for every request.
             Some(token) => match Box::pin(self.check_token(lookup, &token, &[self.audience()])).await? {
-                Ok((user, _)) => Ok(user),
+                Ok((user, _)) => Ok(Arc::new(user)),
                 Err(why) => {
                     debug!(why, "token refused");
                     Err(ApiError::Unauthorized)
                 }
             },
-            None => Ok(User::anonymous()),
+            None => Ok(Arc::new(User::anonymous())),
         }
     }
 
@@ -126,15 +130,6 @@ pub fn remove_credentials(headers: &mut HeaderMap) {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
         }
     }
-}
-
-fn certificate_user(name: &str, organizations: &[String]) -> Result<User> {
-    if name.is_empty() {
-        return Err(ApiError::Unauthorized);
-    }
-    let mut groups = organizations.to_vec();
-    groups.push(AUTHENTICATED.to_owned());
-    Ok(User { name: name.to_owned(), groups, ..User::default() })
 }
 
 /// The bearer token shown, if any. Another scheme is a credential we cannot check: refused.

@@ -5,7 +5,7 @@ use crate::{
     auth::Peer,
     dial::{NodeDialer, Stream},
     error::ApiError,
-    listen,
+    listen::{self, WithPeer},
 };
 use async_trait::async_trait;
 use axum::{
@@ -38,8 +38,9 @@ impl NodeDialer for Kubelet {
             return Err(io::Error::other("not connected"));
         }
         let (ours, theirs) = duplex(PIPE);
-        let peer = Peer::Tls { user_cert: None, remote: ([192, 0, 2, 1], 1).into() };
-        let serve = listen::serve_stream(theirs, peer, self.router.clone(), CancellationToken::new());
+        let peer = Peer::tls(None, ([192, 0, 2, 1], 1).into());
+        let serve =
+            listen::serve_stream(theirs, WithPeer::new(self.router.clone(), peer), CancellationToken::new());
         self.tasks.spawn(serve);
         Ok(Box::new(ours))
     }
@@ -98,8 +99,8 @@ where
         async move { answer.await.unwrap_or_else(IntoResponse::into_response) }
     });
     let (ours, theirs) = duplex(PIPE);
-    let peer = Peer::Tls { user_cert: None, remote: ([192, 0, 2, 7], 4321).into() };
-    tokio::spawn(listen::serve_stream(theirs, peer, router, CancellationToken::new()));
+    let peer = Peer::tls(None, ([192, 0, 2, 7], 4321).into());
+    tokio::spawn(listen::serve_stream(theirs, WithPeer::new(router, peer), CancellationToken::new()));
     let (sender, driver) = http1::handshake(TokioIo::new(ours)).await.unwrap();
     tokio::spawn(driver.with_upgrades());
     sender

@@ -1,6 +1,6 @@
 use super::*;
 use crate::error::ApiError;
-use axum::{Extension, routing::get};
+use axum::{Extension, Router, routing::get};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
@@ -51,8 +51,8 @@ impl Ca {
 fn echo(slow: Arc<tokio::sync::Notify>, entered: Arc<tokio::sync::Notify>) -> Router {
     let who = |Extension(peer): Extension<Peer>| async move {
         match peer {
-            Peer::Tls { user_cert, .. } => format!("{user_cert:?}"),
-            Peer::Internal(user) => user.name,
+            Peer::Tls { user, .. } => format!("{:?}", user.map(|u| (u.name.clone(), u.groups.clone()))),
+            Peer::Internal(user) => user.name.clone(),
         }
     };
     let wait = move || async move {
@@ -139,7 +139,7 @@ async fn the_client_certificate_names_the_peer() {
     let server = start();
     assert_eq!(server.get(None, "/").await.unwrap(), "None");
     let jane = server.ca.client("jane", "dev");
-    assert_eq!(server.get(Some(jane), "/").await.unwrap(), r#"Some(("jane", ["dev"]))"#);
+    assert_eq!(server.get(Some(jane), "/").await.unwrap(), r#"Some(("jane", ["dev", "system:authenticated"]))"#);
     let stranger = Ca::new().client("admin", "system:masters");
     assert!(server.get(Some(stranger), "/").await.is_err());
     // A certificate for servers does not make a client.

@@ -90,7 +90,8 @@ impl Registry {
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             ticks
         });
-        let live = Live {
+        // Boxed: it is handed over with every event.
+        let live = Box::new(Live {
             watch,
             store: self.0.store.clone(),
             facts: self.0.facts.clone(),
@@ -104,7 +105,7 @@ impl Registry {
             ticks,
             end: Box::pin(tokio::time::sleep(timeout)),
             stop: request.stop,
-        };
+        });
         let events = stream::unfold(Some(live), |live| async move {
             let mut live = live?;
             let (chunk, goes_on) = live.next().await;

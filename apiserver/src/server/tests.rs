@@ -116,9 +116,9 @@ async fn ready_when_the_first_objects_are_there() {
 }
 
 /// One request over TLS without any credential. A body that is no JSON comes back as a string.
-async fn anonymous(router: &axum::Router, method: &str, path: &str) -> (StatusCode, Value) {
+async fn anonymous(router: &Router, method: &str, path: &str) -> (StatusCode, Value) {
     let remote = "192.0.2.7:1".parse().unwrap();
-    let service = WithPeer { router: router.clone(), peer: Arc::new(Peer::Tls { user_cert: None, remote }) };
+    let service = WithPeer::new(router.clone(), Peer::tls(None, remote));
     let request = Request::builder().method(method).uri(path).body(axum::body::Body::empty()).unwrap();
     let response = service.oneshot(request).await.unwrap();
     let status = response.status();
@@ -181,8 +181,7 @@ async fn a_token_from_the_api_opens_the_api() {
 
     let ask = async |method: &str, path: &str| {
         let remote = "192.0.2.7:1".parse().unwrap();
-        let service =
-            WithPeer { router: router.clone(), peer: Arc::new(Peer::Tls { user_cert: None, remote }) };
+        let service = WithPeer::new(router.clone(), Peer::tls(None, remote));
         let request = Request::builder()
             .method(method)
             .uri(path)

@@ -20,8 +20,8 @@ async fn too_many_requests_at_once_are_sent_away() {
     let lanes = crate::lanes::Bounds { reading: 0, mutating: 1, system: 0, queue: 0, wait: Duration::ZERO };
     let mut server = Server::with(Limits { lanes, ..Limits::default() }, storage::Limits::default());
     let remote = "127.0.0.1:1".parse().unwrap();
-    let user_cert = Some(("admin".to_owned(), vec!["system:masters".to_owned()]));
-    let outside = crate::router::router(server.app.clone()).layer(Extension(Peer::Tls { user_cert, remote }));
+    let subject = Some(("admin".to_owned(), vec!["system:masters".to_owned()]));
+    let outside = WithPeer::new(crate::router::router(server.app.clone()), Peer::tls(subject, remote));
     let inside = std::mem::replace(&mut server.router, outside);
     let answer = server.get(MAPS).await;
     assert_eq!(answer.headers["retry-after"], "1");

@@ -102,12 +102,12 @@ async fn nodes_are_stopped_and_started_by_those_who_may() {
     server.get(&stop("mine")).await.refused(405, "MethodNotAllowed", "does not allow");
     server.post("/api/v1/nodes/mine/explode", &json!({})).await.refused(404, "NotFound", "could not find");
 
-    let jane = Peer::Internal(User {
+    let jane = Peer::internal(User {
         name: "jane".to_owned(),
         groups: vec!["system:authenticated".to_owned()],
         ..User::default()
     });
-    let router = crate::router::router(server.app.clone()).layer(Extension(jane));
+    let router = WithPeer::new(crate::router::router(server.app.clone()), jane);
     let request = Request::post(stop("mine")).body(Body::empty()).unwrap();
     let refused = router.oneshot(request).await.unwrap();
     let text = refused.into_body().collect().await.unwrap().to_bytes();

@@ -3,8 +3,12 @@
 use crate::connection::{Connection, Target, connector};
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use rustls::{
     ServerConfig,
@@ -19,11 +23,47 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::broadcast, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A server that does nothing but answer these bytes over TLS: what the wire and the load generator cost by themselves.
 pub(crate) async fn bare_server(answer: Bytes, tasks: &mut JoinSet<()>) -> Target {
+    serve(tasks, move |_| {
+        let answer = answer.clone();
+        async move { Full::new(answer).boxed_unsync() }
+    })
+    .await
+}
+
+/// A server that keeps nothing: what is POSTed to it, each GET that is open gets as a line of its answer.
+pub(crate) async fn bare_fan_out(tasks: &mut JoinSet<()>) -> Target {
+    let (lines, _) = broadcast::channel::<Bytes>(64);
+    serve(tasks, move |request: Request<Incoming>| {
+        let lines = lines.clone();
+        async move {
+            if request.method() == http::Method::GET {
+                let follow = futures::stream::unfold(lines.subscribe(), |mut lines| async move {
+                    let line = lines.recv().await.ok()?;
+                    Some((Ok(Frame::data(line)), lines))
+                });
+                return StreamBody::new(follow).boxed_unsync();
+            }
+            let mut line = request.into_body().collect().await.expect("a body").to_bytes().to_vec();
+            line.push(b'\n');
+            let _ = lines.send(line.into());
+            Full::new(Bytes::new()).boxed_unsync()
+        }
+    })
+    .await
+}
+
+async fn serve<S, F>(tasks: &mut JoinSet<()>, answer: S) -> Target
+where
+    S: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Body> + Send + 'static,
+{
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::from_pem_slice(pair.signing_key.serialize_pem().as_bytes()).expect("a key");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -43,9 +83,9 @@ pub(crate) async fn bare_server(answer: Bytes, tasks: &mut JoinSet<()>) -> Targe
             connections.spawn(async move {
                 let _ = tcp.set_nodelay(true);
                 let Ok(tls) = acceptor.accept(tcp).await else { return };
-                let service = service_fn(move |_: Request<Incoming>| {
-                    let answer = answer.clone();
-                    async move { Ok::<_, Infallible>(Response::new(Full::new(answer))) }
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let body = answer(request);
+                    async move { Ok::<_, Infallible>(Response::new(body.await)) }
                 });
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
             });

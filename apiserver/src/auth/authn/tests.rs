@@ -8,10 +8,8 @@ use serde_json::{Value, json};
 const REMOTE: &str = "192.0.2.7:4321";
 
 fn tls(user_cert: Option<(&str, &[&str])>) -> Peer {
-    Peer::Tls {
-        user_cert: user_cert.map(|(n, o)| (n.to_owned(), o.iter().map(|s| (*s).to_owned()).collect())),
-        remote: REMOTE.parse().unwrap(),
-    }
+    let subject = user_cert.map(|(n, o)| (n.to_owned(), o.iter().map(|s| (*s).to_owned()).collect()));
+    Peer::tls(subject, REMOTE.parse().unwrap())
 }
 
 fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
@@ -62,7 +60,7 @@ async fn certificates_and_their_absence() {
     // A certificate that names nobody is not "no certificate".
     assert!(matches!(ask(tls(Some(("", &[MASTERS])))).await, Err(ApiError::Unauthorized)));
     let inside = User::component("system:kube-scheduler");
-    assert_eq!(ask(Peer::Internal(inside.clone())).await.unwrap(), inside);
+    assert_eq!(ask(Peer::internal(inside.clone())).await.unwrap(), inside);
 }
 
 #[tokio::test]
@@ -171,7 +169,7 @@ async fn a_token_dies_with_what_it_is_bound_to() {
 #[tokio::test]
 async fn an_admin_may_act_as_someone_else() {
     let authenticator = Authenticator::new(signer());
-    let admin = Peer::Internal(User::component("admin"));
+    let admin = Peer::internal(User::component("admin"));
     let ask = async |pairs: &[(&str, &str)]| {
         authenticator.authenticate(&Objects::default(), &Authorizer::default(), &admin, &headers(pairs)).await
     };
