@@ -94,8 +94,20 @@ impl Claims {
     /// A claim being deleted goes when no scheduled pod uses it any more.
     async fn release(&self, key: &ObjectKey, claim: &PersistentVolumeClaim) -> Result<()> {
         let finalizers = claim.metadata.finalizers.clone().unwrap_or_default();
-        let held = self.users(key).any(|p| api::pod::node_name(&p).is_some());
-        if (held && Guard::ClaimHeld.holds()) || !finalizers.iter().any(|f| f == CLAIM_PROTECTION) {
+        if !finalizers.iter().any(|f| f == CLAIM_PROTECTION) {
+            return Ok(());
+        }
+        let mut held = self.users(key).any(|p| api::pod::node_name(&p).is_some());
+        if !held {
+            // The cache may not have heard of a pod that runs on it.
+            let api = self.ctx.api::<Pod>(&key.namespace);
+            let own = claim_key(&key.namespace, &key.name);
+            let uses = |p: &Pod| {
+                api::pod::node_name(p).is_some() && !api::pod::is_terminal(p) && claims_of(p).contains(&own)
+            };
+            held = api.list(&Default::default()).await?.items.iter().any(uses);
+        }
+        if held && Guard::ClaimHeld.holds() {
             return Ok(());
         }
         let rest: Vec<String> = finalizers.into_iter().filter(|f| f != CLAIM_PROTECTION).collect();
