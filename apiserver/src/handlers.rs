@@ -61,16 +61,18 @@ pub async fn resource(
     // Each in an allocation of its own size: as one future they would all be as large as the largest, and be moved from
     // wrapper to wrapper on the way to where they run.
     let answer: BoxFuture<'_, Result<Response>> = match (subresource, incoming.info.verb) {
-        (None | Some(Status | Approval), "get") => Box::pin(get::get(app, kind, *incoming)),
+        (None | Some(Status | Approval | EphemeralContainers | Resize), "get") => {
+            Box::pin(get::get(app, kind, *incoming))
+        }
         (None, "list") => Box::pin(list::list(app, kind, *incoming)),
         (None, "watch") => Box::pin(watch::watch(app, held, *incoming)),
         (None, "create") if !named => Box::pin(create::create(app, kind, *incoming)),
         (None, "delete") => Box::pin(delete::delete(app, kind, *incoming)),
         (None, "deletecollection") => Box::pin(delete::collection(app, kind, *incoming)),
-        (None | Some(Status | Approval), "update") if named => {
+        (None | Some(Status | Approval | EphemeralContainers | Resize), "update") if named => {
             Box::pin(update::update(app, kind, subresource, *incoming))
         }
-        (None | Some(Status | Approval), "patch") if named => {
+        (None | Some(Status | Approval | EphemeralContainers | Resize), "patch") if named => {
             Box::pin(patch::patch(app, kind, subresource, *incoming))
         }
         (Some(Scale), _) => Box::pin(scale::scale(app, kind, *incoming)),
@@ -87,15 +89,9 @@ pub async fn resource(
             Some(power) => Box::pin(node_power::create(app, kind, power, *incoming)),
             None => return Err(method_not_allowed()),
         },
-        (Some(EphemeralContainers), _) => return Err(not_built("ephemeral containers")),
-        (Some(Resize), _) => return Err(not_built("resizing pods")),
         _ => return Err(method_not_allowed()),
     };
     answer.await
-}
-
-fn not_built(what: &str) -> ApiError {
-    ApiError::NotImplemented(format!("{what}: not built yet"))
 }
 
 /// A resource that is asked, not stored: reviews, and the old `bindings`.

@@ -323,8 +323,9 @@ pub trait Kind: Send + Sync + 'static {
     /// Before a `/status` update is validated: restore everything but status (metadata: labels, annotations and
     /// finalizers, owner references stay as the generic path decides).
     fn prepare_status_update(_new: &mut Self::Object, _old: &Self::Object) {}
-    /// As [`Self::prepare_status_update`], for `/approval`.
-    fn prepare_approval_update(_new: &mut Self::Object, _old: &Self::Object) {}
+    /// As [`Self::prepare_status_update`], for the other subresources through which a part of the whole object is
+    /// changed: `/approval`, `/ephemeralcontainers`, `/resize`.
+    fn prepare_part_update(_part: Subresource, _new: &mut Self::Object, _old: &Self::Object) {}
     fn validate(_object: &Self::Object) -> field::Errors {
         field::Errors::default()
     }
@@ -334,7 +335,7 @@ pub trait Kind: Send + Sync + 'static {
     fn validate_status_update(_new: &Self::Object, _old: &Self::Object) -> field::Errors {
         field::Errors::default()
     }
-    fn validate_approval_update(_new: &Self::Object, _old: &Self::Object) -> field::Errors {
+    fn validate_part_update(_part: Subresource, _new: &Self::Object, _old: &Self::Object) -> field::Errors {
         field::Errors::default()
     }
     /// Texts for `Warning:` headers.
@@ -419,11 +420,16 @@ pub trait AnyKind: Send + Sync {
     fn prepare_create(&self, object: &mut dyn AnyObject);
     fn prepare_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject);
     fn prepare_status_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject);
-    fn prepare_approval_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject);
+    fn prepare_part_update(&self, part: Subresource, new: &mut dyn AnyObject, old: &dyn AnyObject);
     fn validate(&self, object: &dyn AnyObject) -> field::Errors;
     fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors;
     fn validate_status_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors;
-    fn validate_approval_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors;
+    fn validate_part_update(
+        &self,
+        part: Subresource,
+        new: &dyn AnyObject,
+        old: &dyn AnyObject,
+    ) -> field::Errors;
     fn warnings(&self, object: &dyn AnyObject) -> Vec<String>;
     fn generation_changed(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> Option<bool>;
     fn row(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<Value>;

@@ -211,7 +211,12 @@ impl Controller for ResourceQuotas {
         });
         let touched = self.touched(queue);
         self.pods.on_change(move |change| match change {
-            Change::Applied { old: Some(old), new } if pod::is_terminal(new) != pod::is_terminal(old) => {
+            // A resize gives back what it takes away once the node has done so.
+            Change::Applied { old: Some(old), new }
+                if pod::is_terminal(new) != pod::is_terminal(old)
+                    || pod::requests_of(new) != pod::requests_of(old)
+                    || pod::limits_of(new) != pod::limits_of(old) =>
+            {
                 touched(namespace(&new.metadata));
             }
             Change::Deleted(gone) => touched(namespace(&gone.metadata)),

@@ -1,9 +1,9 @@
 //! What a node refuses although the pod was bound to it: the scheduler may have been wrong, or not asked. Pure.
 
-use api::quantity;
+use api::quantity::{self, Quantity};
 use k8s_openapi::{
     api::core::v1::{Pod, PodSpec},
-    apimachinery::pkg::api::resource::Quantity,
+    apimachinery::pkg::api::resource::Quantity as Text,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 pub(crate) fn check(
     pod: &Pod,
     running: &[Arc<Pod>],
-    allocatable: &BTreeMap<String, Quantity>,
+    allocatable: &BTreeMap<String, Text>,
     node: &str,
 ) -> Result<(), (String, String)> {
     let Some(spec) = &pod.spec else { return Ok(()) };
@@ -34,22 +34,47 @@ pub(crate) fn check(
             format!("Node didn't have enough resource: pods, requested: 1, used: {pods}, capacity: {pods}"),
         );
     }
+    if let Some(Lack { name, wanted, used, capacity }) =
+        lacking(spec, running, allocatable).into_iter().next()
+    {
+        return refuse(
+            &format!("OutOf{name}"),
+            format!(
+                "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// What a node does not have enough of.
+pub(crate) struct Lack {
+    pub(crate) name: String,
+    pub(crate) wanted: Quantity,
+    pub(crate) used: Quantity,
+    pub(crate) capacity: Quantity,
+}
+
+/// What is missing for a pod beside the others.
+pub(crate) fn lacking(
+    spec: &PodSpec,
+    others: &[Arc<Pod>],
+    allocatable: &BTreeMap<String, Text>,
+) -> Vec<Lack> {
+    let others: Vec<_> =
+        others.iter().filter_map(|other| other.spec.as_ref()).map(api::pod::requests).collect();
+    let mut lacks = Vec::new();
     for (name, wanted) in api::pod::requests(spec) {
         let Some(capacity) = allocatable.get(&name) else { continue };
         let capacity = quantity::of(Some(capacity));
-        let used = others.iter().fold(quantity::Quantity::ZERO, |sum, other| {
-            sum + api::pod::requests(other).get(&name).copied().unwrap_or_default()
-        });
+        let used = others
+            .iter()
+            .fold(Quantity::ZERO, |sum, other| sum + other.get(&name).copied().unwrap_or_default());
         if wanted.is_positive() && used + wanted > capacity {
-            return refuse(
-                &format!("OutOf{name}"),
-                format!(
-                    "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
-                ),
-            );
+            lacks.push(Lack { name, wanted, used, capacity });
         }
     }
-    Ok(())
+    lacks
 }
 
 type Port = (String, String, i32);
@@ -87,8 +112,8 @@ mod tests {
     #[test]
     fn refusals() {
         let allocatable = BTreeMap::from([
-            ("cpu".to_owned(), Quantity("2".to_owned())),
-            ("pods".to_owned(), Quantity("3".to_owned())),
+            ("cpu".to_owned(), Text("2".to_owned())),
+            ("pods".to_owned(), Text("3".to_owned())),
         ]);
         let running =
             [Arc::new(pod(json!({"containerPort": 80, "hostPort": 8080, "hostIP": "1.1.1.1"}), "1500m"))];

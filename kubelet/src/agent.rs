@@ -288,6 +288,7 @@ impl Agent {
             let containers = pod.metadata.uid.as_ref().and_then(|uid| by_uid.remove(uid)).unwrap_or_default();
             self.workers.reconcile(&key(&pod), Some(pod), Some(&containers));
         }
+        self.workers.settle();
         self.sweep();
         if self.engine.is_none() {
             self.set_state(None);

@@ -6,10 +6,12 @@
 //!   restartPolicy Always) only has to have started, and is restarted for ever;
 //! * a container is restarted after the pod's restartPolicy, with back-off; a failed probe or another image kills it
 //!   first; a container replaced because of its image comes back whatever the policy;
+//! * an ephemeral container is started once, when there is a sandbox;
 //! * when all regular containers have ended for good the pod is finished, sidecars or not.
 
 use crate::{
     backoff::Backoff,
+    container_spec, resize,
     runtime::{Container, State},
 };
 use api::pod::is_sidecar;
@@ -54,6 +56,8 @@ pub struct Plan {
     pub create_sandbox: Option<u32>,
     pub start: Vec<Start>,
     pub kill: Vec<Kill>,
+    /// Running containers that may use more or less from now on: (id, name).
+    pub resize: Vec<(String, String)>,
     /// Containers waiting out a back-off: name → until when.
     pub backing_off: BTreeMap<String, Timestamp>,
     /// All regular containers have ended for good.
@@ -85,6 +89,8 @@ pub enum KillReason {
     SandboxGone,
     /// The image in the spec is another one.
     Changed,
+    /// What it may use has changed, and it has to be restarted to learn of it.
+    Resized,
     /// A liveness or startup probe gave up; in words.
     Unhealthy(String),
     /// Its postStart hook failed.
@@ -109,6 +115,12 @@ pub fn spec_hash(spec: &Spec) -> String {
 
 pub fn restart_policy(spec: &PodSpec) -> &str {
     spec.restart_policy.as_deref().unwrap_or("Always")
+}
+
+/// Whether the engine lets a running container use something else than its spec says.
+pub fn is_to_resize(pod: &PodSpec, spec: &Spec, current: &Container) -> bool {
+    let wanted = container_spec::resources(pod, spec, 0);
+    current.resources.as_ref().is_some_and(|actual| !actual.lets_use_as(&wanted))
 }
 
 /// The newest instance of a container.
@@ -203,6 +215,17 @@ enum Verdict {
 impl<'a> Planner<'a> {
     fn with_sandbox(mut self) -> Plan {
         let spec = self.spec;
+        for ephemeral in spec.ephemeral_containers.iter().flatten() {
+            // Started once, never restarted, and of no weight for the pod's end. It need not wait for init containers:
+            // they may be what is to be looked at.
+            let begun = match newest(self.inputs.containers, &ephemeral.name) {
+                Some(container) => container.state != State::Created,
+                None => recorded(self.inputs.pod, &ephemeral.name).is_some(),
+            };
+            if !begun {
+                self.plan.start.push(Start { name: ephemeral.name.clone(), attempt: 0, after: None });
+            }
+        }
         let regular_created = spec.containers.iter().any(|c| self.current(c).is_some());
         let mut blocked = false;
         let mut failed = false;
@@ -234,12 +257,6 @@ impl<'a> Planner<'a> {
         for container in &spec.containers {
             if let Verdict::Ended(code) = self.keep(container, restart_policy(spec)) {
                 ended.push(code);
-            }
-        }
-        for ephemeral in spec.ephemeral_containers.iter().flatten() {
-            // Started once, never restarted, and of no weight for the pod's end.
-            if newest(self.inputs.containers, &ephemeral.name).is_none_or(|c| c.state == State::Created) {
-                self.plan.start.push(Start { name: ephemeral.name.clone(), attempt: 0, after: None });
             }
         }
         if ended.len() == spec.containers.len() {
@@ -318,12 +335,17 @@ impl<'a> Planner<'a> {
         let health = self.inputs.health.get(&current.id).unwrap_or(&initial);
         let why = if current.hash != spec_hash(spec) {
             Some(KillReason::Changed)
+        } else if resize::restarts(spec, &current.made_with) {
+            Some(KillReason::Resized)
         } else {
             health.failed.clone().map(KillReason::Unhealthy)
         };
         if let Some(why) = why {
             self.plan.kill.push(Kill { id: current.id.clone(), name: spec.name.clone(), why });
             return Verdict::Pending;
+        }
+        if is_to_resize(self.spec, spec, current) {
+            self.plan.resize.push((current.id.clone(), spec.name.clone()));
         }
         if health.started { Verdict::Up } else { Verdict::Pending }
     }

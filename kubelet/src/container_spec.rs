@@ -115,6 +115,7 @@ pub(crate) fn container(
         host_ipc: spec.host_ipc == Some(true),
         pid_of: parts.pid_of.or_else(|| shared.then(|| parts.sandbox_id.to_owned())),
         resources: resources(spec, container, parts.node_memory),
+        made_with: crate::resize::label(container),
         security,
         stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
         cgroup_parent: cgroup_parent(config, &pod_ref),
@@ -132,7 +133,8 @@ fn amount(container: &Container, limits: bool, name: &str) -> Option<quantity::Q
     Some(quantity::of(Some(text)))
 }
 
-fn resources(spec: &PodSpec, container: &Container, node_memory: i64) -> Resources {
+/// What the engine is told of a container's requests and limits.
+pub(crate) fn resources(spec: &PodSpec, container: &Container, node_memory: i64) -> Resources {
     let request = amount(container, false, "cpu").or_else(|| amount(container, true, "cpu"));
     let limit =
         amount(container, true, "cpu").map(quantity::Quantity::milli_value).filter(|milli| *milli > 0);

@@ -29,6 +29,7 @@ mod pod_workers;
 pub mod pods;
 mod probe;
 pub mod proxy;
+mod resize;
 pub mod returning;
 pub mod runtime;
 pub mod server;

@@ -129,6 +129,8 @@ pub enum Op {
         deadline: Timestamp,
     },
     Remove(String),
+    /// Change what a running container may use.
+    Resize(String),
     Publish,
     Delete,
     Release,
@@ -187,6 +189,10 @@ pub enum Effect {
     },
     RemoveContainer {
         id: String,
+    },
+    ResizeContainer {
+        id: String,
+        name: String,
     },
     DeleteObject,
     /// Give back the pod's address and files: nothing of it runs any more.
@@ -303,7 +309,7 @@ fn perform(state: &mut State, world: &World<'_>, plan: Plan, now: Timestamp, eff
         if world.running.iter().any(already) || is_held(world, now, &Op::any_kill(&kill.id), effects) {
             continue;
         }
-        if kill.why == KillReason::Changed {
+        if matches!(kill.why, KillReason::Changed | KillReason::Resized) {
             state.replacing.insert(kill.id.clone());
         }
         let grace = match &kill.why {
@@ -312,6 +318,10 @@ fn perform(state: &mut State, world: &World<'_>, plan: Plan, now: Timestamp, eff
         };
         let deadline = after(now, grace.unwrap_or_else(|| spec_grace(world.pod)));
         effects.push(Effect::KillContainer { id: kill.id, name: kill.name, deadline, why: kill.why });
+    }
+    for (id, name) in plan.resize {
+        let effect = Effect::ResizeContainer { id: id.clone(), name };
+        begin(world, now, Op::Resize(id), effect, effects);
     }
     if !world.volumes_ready {
         begin(world, now, Op::Volumes, Effect::PrepareVolumes, effects);

@@ -7,6 +7,7 @@
 pub(crate) mod effects;
 mod images;
 mod publish;
+mod resized;
 mod start;
 mod volumes;
 
@@ -17,6 +18,7 @@ use crate::{
     pod_machine::{self, Effect, Object, Op, Stage, State, Why, World},
     pods::PodView,
     probe::{self, Probes},
+    resize::Pending,
     runtime::{self, Action, Container, Image},
     status,
     volume::Volumes,
@@ -38,6 +40,8 @@ pub(crate) struct Wish {
     pub(crate) vanished: bool,
     /// The node refuses the pod: (reason, message).
     pub(crate) rejected: Option<(String, String)>,
+    /// Its spec asks for more than it was given, which is what `pod` shows: why it has to wait.
+    pub(crate) resize: Option<Pending>,
 }
 
 /// Something happened to the pod's containers or to what it refers to.
@@ -87,6 +91,10 @@ enum Done {
     Removed {
         id: String,
         result: runtime::Result<()>,
+    },
+    Resized {
+        id: String,
+        result: runtime::Result<Container>,
     },
     /// Boxed: the others are a tenth of its size.
     Published {
@@ -155,6 +163,8 @@ pub(crate) struct Worker {
     /// What was written last, to notice when a write changes nothing.
     last_patch: Option<serde_json::Value>,
     released: bool,
+    /// What it may use has changed, and nobody has been told yet that all of it is so.
+    resizing: bool,
 }
 
 /// A look that fails (the Engine is away) is repeated after this; its return brings a poke anyway.
@@ -200,6 +210,7 @@ impl Worker {
             published: false,
             last_patch: None,
             released: false,
+            resizing: false,
         }
     }
 
@@ -306,6 +317,7 @@ impl Worker {
         if self.published && !before {
             at(now); // What waited for the status may go on.
         }
+        self.tell_resized();
         self.show();
         wake
     }
@@ -367,9 +379,10 @@ impl Worker {
             || wish.pod.metadata.annotations != self.wish.pod.metadata.annotations;
         if changed {
             // Another image may be wanted, and what failed may succeed now.
-            self.failures.retain(|op, _| !matches!(op, Op::Image(_) | Op::Start(_)));
+            self.failures.retain(|op, _| !matches!(op, Op::Image(_) | Op::Start(_) | Op::Resize(_)));
             self.images.clear();
         }
+        self.tell_resize(&wish);
         if relabelled {
             self.refresh();
         }
@@ -486,7 +499,7 @@ impl Worker {
         let spec = self.pod.spec.as_ref()?;
         let ephemeral = || {
             let found = spec.ephemeral_containers.iter().flatten().find(|c| c.name == name)?;
-            Some(status::ephemeral_as_container(found))
+            Some(api::pod::ephemeral_as_container(found))
         };
         api::pod::container(spec, name).cloned().or_else(ephemeral)
     }

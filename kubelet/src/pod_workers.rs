@@ -10,6 +10,7 @@ use crate::{
     objects,
     pod_worker::{POKES, Poke, Wish, Worker},
     pods::Lookup,
+    resize,
     runtime::{Action, Container, PodRef},
     volume,
 };
@@ -54,6 +55,8 @@ pub(crate) struct PodWorkers {
     workers: HashMap<String, Handle>,
     by_name: HashMap<Key, HashSet<String>>,
     by_reference: HashMap<Reference, HashSet<String>>,
+    /// Every pod that was here at the start is known: there is room, or not.
+    settled: bool,
     finished: mpsc::Sender<Finished>,
     token: CancellationToken,
     tracker: TaskTracker,
@@ -84,6 +87,8 @@ pub fn turn(here: &[String], wanted: &str) -> Turn {
 
 struct Handle {
     key: Key,
+    /// As the API has it; the worker may know it with less than it asks for.
+    desired: Arc<Pod>,
     wishes: watch::Sender<Wish>,
     pokes: mpsc::Sender<Poke>,
     references: HashSet<Reference>,
@@ -102,6 +107,7 @@ impl PodWorkers {
             workers: HashMap::new(),
             by_name: HashMap::new(),
             by_reference: HashMap::new(),
+            settled: false,
             finished,
             token,
             tracker,
@@ -123,16 +129,21 @@ impl PodWorkers {
         }
         let Some(pod) = wanted else { return };
         let turn = turn(&others, &uid);
-        if let (Turn::GoesOn, Some(handle)) = (turn, self.workers.get(&uid)) {
-            handle.wishes.send_modify(|wish| wish.pod = pod);
+        if turn == Turn::GoesOn {
+            self.update(&uid, pod);
         } else if turn == Turn::Begins {
             let rejected = match containers {
                 None | Some([]) => self.admit(&pod),
                 Some(_) => None,
             };
-            self.spawn(Wish { pod, vanished: false, rejected }, containers.map(<[Container]>::to_vec));
+            let recorded = resize::recorded(&pod).map(Arc::new);
+            let (desired, pod) = (pod.clone(), recorded.unwrap_or(pod));
+            let wish = Wish { pod, vanished: false, rejected, resize: None };
+            self.spawn(desired.clone(), wish, containers.map(<[Container]>::to_vec));
+            self.update(&uid, desired);
         }
         // Else it waits: the end of the other worker brings its name up again.
+        self.retry_resizes();
     }
 
     /// A worker for containers whose pod the API does not know: it ends them.
@@ -156,7 +167,75 @@ impl PodWorkers {
             status: None,
         };
         tracing::info!(pod.uid = %pod.uid, pod.name = %pod.name, "stopping containers of a pod that no longer exists");
-        self.spawn(Wish { pod: Arc::new(orphan), vanished: true, rejected: None }, Some(containers));
+        let pod = Arc::new(orphan);
+        let wish = Wish { pod: pod.clone(), vanished: true, rejected: None, resize: None };
+        self.spawn(pod, wish, Some(containers));
+    }
+
+    /// All pods that were here at the kubelet's start have their workers: from now on there is room, or not.
+    pub(crate) fn settle(&mut self) {
+        self.settled = true;
+        self.retry_resizes();
+    }
+
+    /// Tells a worker of its pod's newest state: with what it asks for, if there is room, else with what it has.
+    fn update(&mut self, uid: &str, desired: Arc<Pod>) {
+        let Some(handle) = self.workers.get(uid) else { return };
+        let now = handle.wishes.borrow().clone();
+        let (pod, pending) = match resize::given(&desired, &now.pod) {
+            None => (desired.clone(), None),
+            Some(given) if !self.settled || now.rejected.is_some() => (Arc::new(given), now.resize),
+            Some(given) => match self.decide(uid, &desired) {
+                Ok(()) => (desired.clone(), None),
+                Err(pending) => (Arc::new(given), Some(pending)),
+            },
+        };
+        if let Some(handle) = self.workers.get_mut(uid) {
+            handle.desired = desired;
+            handle.wishes.send_modify(|wish| (wish.pod, wish.resize) = (pod, pending));
+        }
+    }
+
+    fn decide(&self, uid: &str, desired: &Pod) -> Result<(), resize::Pending> {
+        resize::decide(desired, &self.running_beside(uid), &self.context.machine.allocatable)
+    }
+
+    /// Something may have made room: whoever waits for some is looked at again, the most important first.
+    fn retry_resizes(&mut self) {
+        if !self.settled {
+            return;
+        }
+        let waits = |handle: &Handle| {
+            let wish = handle.wishes.borrow();
+            !Arc::ptr_eq(&wish.pod, &handle.desired) && wish.rejected.is_none() && !wish.vanished
+        };
+        let mut waiting: Vec<(i32, String, Arc<Pod>)> = self
+            .workers
+            .iter()
+            .filter(|(_, handle)| waits(handle))
+            .map(|(uid, handle)| {
+                let priority = handle.desired.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
+                (-priority, uid.clone(), handle.desired.clone())
+            })
+            .collect();
+        waiting.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        for (_, uid, desired) in waiting {
+            if self.decide(&uid, &desired).is_ok() {
+                self.update(&uid, desired);
+            }
+        }
+    }
+
+    /// The other pods that take room here, as they were allocated.
+    fn running_beside(&self, uid: &str) -> Vec<Arc<Pod>> {
+        let others = self.workers.iter().filter(|(other, _)| *other != uid);
+        others
+            .filter_map(|(_, handle)| {
+                let wish = handle.wishes.borrow();
+                let counts = wish.rejected.is_none() && !api::pod::is_terminal(&wish.pod);
+                counts.then(|| Arc::clone(&wish.pod))
+            })
+            .collect()
     }
 
     pub(crate) fn knows(&self, uid: &str) -> bool {
@@ -180,6 +259,7 @@ impl PodWorkers {
                 }
             }
         }
+        self.retry_resizes();
     }
 
     pub(crate) fn container_event(&self, uid: &str, id: String, action: Action) {
@@ -244,20 +324,12 @@ impl PodWorkers {
         if api::pod::is_terminal(pod) || api::pod::is_terminating(pod) {
             return None;
         }
-        let running: Vec<Arc<Pod>> = self
-            .workers
-            .values()
-            .filter_map(|handle| {
-                let wish = handle.wishes.borrow();
-                let counts = wish.rejected.is_none() && !api::pod::is_terminal(&wish.pod);
-                counts.then(|| Arc::clone(&wish.pod))
-            })
-            .collect();
+        let running = self.running_beside("");
         let machine = &self.context.machine;
         admission::check(pod, &running, &machine.allocatable, &self.context.config.node_name).err()
     }
 
-    fn spawn(&mut self, wish: Wish, containers: Option<Vec<Container>>) {
+    fn spawn(&mut self, desired: Arc<Pod>, wish: Wish, containers: Option<Vec<Container>>) {
         let pod = pod_ref(&wish.pod);
         let key = (pod.namespace.clone(), pod.name.clone());
         let references = references(&wish.pod, &pod.namespace);
@@ -286,7 +358,7 @@ impl PodWorkers {
             // The receiver goes only when the kubelet stops.
             let _ = finished.send(Finished { uid, key: name, why }).await;
         });
-        self.workers.insert(pod.uid, Handle { key, wishes, pokes, references });
+        self.workers.insert(pod.uid, Handle { key, desired, wishes, pokes, references });
     }
 }
 

@@ -40,6 +40,8 @@ pub mod label {
     pub const SANDBOX: &str = "minik8s.io/sandbox";
     /// Of a sandbox whose address we gave it: the Engine knows of none.
     pub const POD_IP: &str = "minik8s.io/pod-ip";
+    /// Requests and limits that a container was made with, for what is restarted to change them.
+    pub const RESOURCES: &str = "minik8s.io/resources";
     pub const TERMINATION_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
     pub const CLUSTER: &str = "minik8s.io/cluster";
     pub const NODE: &str = "minik8s.io/node";
@@ -65,6 +67,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Creates (if missing) the container; `ContainerSpec::attempt` is part of its identity. Gives its id.
     async fn create_container(&self, spec: &ContainerSpec) -> Result<String>;
     async fn start_container(&self, id: &str) -> Result<()>;
+    /// Lets a running container use so much from now on; what is `None` stays as it is.
+    async fn update_container(&self, id: &str, resources: &Resources) -> Result<()>;
     async fn inspect(&self, id: &str) -> Result<Container>;
     /// Stop signal, then SIGKILL after `grace`; returns when the container is dead. A container that is gone is dead.
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()>;
@@ -204,6 +208,10 @@ pub struct Container {
     pub ip: Option<IpAddr>,
     pub tty: bool,
     pub stdin: bool,
+    /// What the engine lets it use; not of sandboxes.
+    pub resources: Option<Resources>,
+    /// The label [`label::RESOURCES`]; empty if it was made before there was one.
+    pub made_with: String,
     /// `terminationGracePeriodSeconds` when it was made, for containers whose pod is no longer known.
     pub grace: Duration,
 }
@@ -312,6 +320,8 @@ pub struct ContainerSpec {
     /// Join the sandbox's process namespace (`shareProcessNamespace`), or that of this container.
     pub pid_of: Option<String>,
     pub resources: Resources,
+    /// For [`label::RESOURCES`].
+    pub made_with: String,
     pub security: Security,
     pub stop_signal: Option<String>,
     pub cgroup_parent: Option<String>,
@@ -342,6 +352,14 @@ pub struct Resources {
     pub cpu_period_us: Option<i64>,
     pub memory_bytes: Option<i64>,
     pub oom_score_adj: Option<i64>,
+}
+
+impl Resources {
+    /// Whether both let a container use the same. Its score at the out-of-memory killer cannot be changed later.
+    pub fn lets_use_as(&self, other: &Self) -> bool {
+        let of = |r: &Self| (r.cpu_shares, r.cpu_quota_us, r.memory_bytes);
+        of(self) == of(other)
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -405,6 +423,8 @@ pub struct AttachSpec {
     pub stderr: bool,
     /// Begin with what the container has written so far.
     pub replay: bool,
+    /// The end of the client's input is the end of the container's (`stdinOnce`). Else it stays open for the next client.
+    pub once: bool,
 }
 
 /// One end of a running exec or attach. Dropping it closes the streams; an exec'd process is not killed by that.

@@ -2,9 +2,14 @@
 //!
 //! What others may write (foreign conditions, `nominatedNodeName`, a user's `message`) is kept from the status before.
 
+mod resized;
+
+pub(crate) use resized::is_resizing;
+
 use crate::{
     container_plan::{Health, KillReason, Outcome, live_sandbox, restart_policy},
     pod_machine::{Stage, Why},
+    resize::Pending,
     runtime::{Container, State},
 };
 use api::pod::is_sidecar;
@@ -35,6 +40,10 @@ pub struct Facts<'a> {
     pub messages: &'a BTreeMap<String, String>,
     /// Ids of containers whose postStart hook has not succeeded yet.
     pub hooking: &'a BTreeSet<String>,
+    /// The spec asks for more than was allocated: why it has to wait.
+    pub resize: Option<&'a Pending>,
+    /// Why the last try to change what a container may use failed.
+    pub resize_error: Option<&'a str>,
     /// Address of the pod when its sandbox runs.
     pub pod_ip: Option<IpAddr>,
     pub host_ip: Option<IpAddr>,
@@ -74,7 +83,15 @@ pub fn compute(facts: &Facts<'_>) -> PodStatus {
         .ephemeral_containers
         .iter()
         .flatten()
-        .map(|c| one(&ephemeral_as_container(c), old.ephemeral_container_statuses.as_ref()))
+        .map(|c| one(&api::pod::ephemeral_as_container(c), old.ephemeral_container_statuses.as_ref()))
+        // Nothing waits for them, and they promise nothing.
+        .map(|told| ContainerStatus {
+            ready: false,
+            started: None,
+            resources: None,
+            allocated_resources: None,
+            ..told
+        })
         .collect();
     let initialized = Initialized::of(init_specs, &init, &regular);
     let phase = phase(facts, spec, &initialized, &regular);
@@ -88,6 +105,7 @@ pub fn compute(facts: &Facts<'_>) -> PodStatus {
         condition.observed_generation = facts.pod.metadata.generation;
         api::conditions::set(&mut conditions, condition, facts.now);
     }
+    resized::tell(facts, spec, &mut conditions);
     let gates = readiness(facts, spec, &conditions);
     api::conditions::set(&mut conditions, gates, facts.now);
     status.conditions = Some(conditions);
@@ -96,29 +114,6 @@ pub fn compute(facts: &Facts<'_>) -> PodStatus {
     status.container_statuses = Some(regular);
     status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
     status
-}
-
-/// An ephemeral container in a regular one's clothes: the fields they share.
-pub fn ephemeral_as_container(ephemeral: &k8s_openapi::api::core::v1::EphemeralContainer) -> Spec {
-    let e = ephemeral.clone();
-    Spec {
-        name: e.name,
-        image: e.image,
-        command: e.command,
-        args: e.args,
-        working_dir: e.working_dir,
-        env: e.env,
-        env_from: e.env_from,
-        volume_mounts: e.volume_mounts,
-        image_pull_policy: e.image_pull_policy,
-        security_context: e.security_context,
-        stdin: e.stdin,
-        stdin_once: e.stdin_once,
-        tty: e.tty,
-        termination_message_path: e.termination_message_path,
-        termination_message_policy: e.termination_message_policy,
-        ..Spec::default()
-    }
 }
 
 fn container_status(
@@ -180,6 +175,9 @@ fn container_status(
             });
             let initial = Health::initial(spec);
             let health = facts.health.get(&newest.id).unwrap_or(&initial);
+            if let Some(pod) = &facts.pod.spec {
+                status.resources = resized::actual(pod, spec, newest);
+            }
             status.started = Some(health.started);
             status.ready = health.started && health.ready;
         }
@@ -414,6 +412,7 @@ pub fn kill_message(container: &str, why: &KillReason) -> String {
     match why {
         KillReason::Terminating | KillReason::SandboxGone => format!("Stopping container {container}"),
         KillReason::Changed => format!("Container {container} definition changed, will be restarted"),
+        KillReason::Resized => format!("Container {container} resize requires restart"),
         KillReason::HookFailed => "FailedPostStartHook".to_owned(),
         KillReason::Unhealthy(probe) => {
             format!("Container {container} failed {probe} probe, will be restarted")
@@ -465,7 +464,7 @@ pub fn only_of(uid: &str) -> Option<&str> {
     Guard::StatusUid.holds().then_some(uid)
 }
 
-/// The conditions that differ, with explicit nulls for fields they have lost.
+/// The conditions that differ, with explicit nulls for fields they have lost, and those that are no more.
 fn changed_conditions(old: &[serde_json::Value], new: &[serde_json::Value]) -> Vec<serde_json::Value> {
     let mut changed = Vec::new();
     for condition in new.iter().filter(|condition| !old.contains(condition)) {
@@ -478,6 +477,9 @@ fn changed_conditions(old: &[serde_json::Value], new: &[serde_json::Value]) -> V
             }
         }
         changed.push(condition);
+    }
+    for gone in old.iter().filter(|before| new.iter().all(|condition| condition["type"] != before["type"])) {
+        changed.push(serde_json::json!({"type": gone["type"], "$patch": "delete"}));
     }
     changed
 }

@@ -4,6 +4,7 @@ pub(crate) mod fake_api;
 
 use crate::{
     container_plan::spec_hash,
+    container_spec,
     runtime::{Container, PodRef, SANDBOX_NAME, State},
 };
 use jiff::Timestamp;
@@ -60,6 +61,8 @@ pub(crate) fn container(pod: &Pod, name: &str, attempt: u32, state: State) -> Co
         ip: None,
         tty: false,
         stdin: false,
+        resources: spec.map(|spec| container_spec::resources(pod.spec.as_ref().unwrap(), spec, 0)),
+        made_with: spec.map(crate::resize::label).unwrap_or_default(),
         grace: Duration::from_secs(30),
     }
 }

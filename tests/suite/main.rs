@@ -6,6 +6,7 @@ mod bad_input;
 mod clients;
 mod control_plane;
 mod custom_resources;
+mod debug;
 mod deployments;
 mod dns;
 mod kubectl;

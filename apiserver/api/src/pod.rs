@@ -2,9 +2,11 @@
 
 use crate::conditions;
 use crate::quantity::{self, Quantity};
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, EphemeralContainer, Pod, PodSpec, ResourceRequirements,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// Amounts by resource name.
 pub type Resources = BTreeMap<String, Quantity>;
@@ -72,6 +74,38 @@ pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
     spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name)
 }
 
+/// An ephemeral container in a regular one's clothes: all fields but its target are the same.
+pub fn ephemeral_as_container(ephemeral: &EphemeralContainer) -> Container {
+    let e = ephemeral.clone();
+    Container {
+        name: e.name,
+        image: e.image,
+        command: e.command,
+        args: e.args,
+        working_dir: e.working_dir,
+        env: e.env,
+        env_from: e.env_from,
+        volume_mounts: e.volume_mounts,
+        volume_devices: e.volume_devices,
+        image_pull_policy: e.image_pull_policy,
+        security_context: e.security_context,
+        stdin: e.stdin,
+        stdin_once: e.stdin_once,
+        tty: e.tty,
+        termination_message_path: e.termination_message_path,
+        termination_message_policy: e.termination_message_policy,
+        ports: e.ports,
+        resources: e.resources,
+        resize_policy: e.resize_policy,
+        restart_policy: e.restart_policy,
+        restart_policy_rules: e.restart_policy_rules,
+        liveness_probe: e.liveness_probe,
+        readiness_probe: e.readiness_probe,
+        startup_probe: e.startup_probe,
+        lifecycle: e.lifecycle,
+    }
+}
+
 /// What the pod asks of a node: the most its containers may hold at one time (sidecars and the init containers started
 /// after them included), or the pod-level requests where given, plus overhead.
 pub fn requests(spec: &PodSpec) -> Resources {
@@ -87,6 +121,54 @@ pub fn limits(spec: &PodSpec) -> Resources {
     overhead.retain(|name, _| total.contains_key(name));
     add(&mut total, &overhead);
     total
+}
+
+/// As [`requests`], of a pod whose resources may be changing: what it asks for now, or what it was given and still
+/// has, whichever is more. What the node can never give it (`Infeasible`) is not counted.
+pub fn requests_of(pod: &Pod) -> Resources {
+    held(pod).map(|spec| requests(&spec)).unwrap_or_default()
+}
+
+/// As [`limits`], in the same way.
+pub fn limits_of(pod: &Pod) -> Resources {
+    held(pod).map(|spec| limits(&spec)).unwrap_or_default()
+}
+
+/// The spec with what its containers hold or ask for, whichever is more.
+fn held(pod: &Pod) -> Option<Cow<'_, PodSpec>> {
+    let mut spec = Cow::Borrowed(pod.spec.as_ref()?);
+    let pending = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let pending = conditions::find(pending, "PodResizePending").and_then(|c| c.reason.as_deref());
+    let asked_for = pending != Some("Infeasible");
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c));
+    let mut changed = Vec::new();
+    for container in spec.containers.iter().chain(sidecars) {
+        let told = container_status(pod, &container.name);
+        let Some((told, actual)) = told.and_then(|t| Some((t, t.resources.as_ref()?))) else { continue };
+        let wanted = container.resources.as_ref();
+        let own =
+            |list: Option<&BTreeMap<String, Text>>| if asked_for { amounts(list) } else { Resources::new() };
+        let mut requests = own(wanted.and_then(|r| r.requests.as_ref()));
+        max(&mut requests, &amounts(actual.requests.as_ref()));
+        max(&mut requests, &amounts(told.allocated_resources.as_ref()));
+        let mut limits = own(wanted.and_then(|r| r.limits.as_ref()));
+        max(&mut limits, &amounts(actual.limits.as_ref()));
+        let same = requests == amounts(wanted.and_then(|r| r.requests.as_ref()))
+            && limits == amounts(wanted.and_then(|r| r.limits.as_ref()));
+        if !same {
+            changed.push((container.name.clone(), requests, limits));
+        }
+    }
+    for (name, requests, limits) in changed {
+        let spec = spec.to_mut();
+        let mut all = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+        if let Some(container) = all.find(|c| c.name == name) {
+            let texts = |of: Resources| Some(of.into_iter().map(|(name, q)| (name, q.into())).collect());
+            let resources = container.resources.get_or_insert_default();
+            (resources.requests, resources.limits) = (texts(requests), texts(limits));
+        }
+    }
+    Some(spec)
 }
 
 fn effective(
@@ -191,6 +273,27 @@ mod tests {
         assert_eq!(cpu(json!({"containers": [c("1")], "initContainers": [sidecar("1"), c("500m")]})), "2");
         assert_eq!(cpu(json!({"containers": [c("1")], "overhead": {"cpu": "10m"}})), "1010m");
         assert_eq!(cpu(json!({"containers": [c("1")], "resources": {"requests": {"cpu": "3"}}})), "3");
+    }
+
+    #[test]
+    fn a_pod_that_is_being_resized_counts_with_the_larger() {
+        let cpu = |wanted: &str, allocated: &str, actual: &str, conditions: Value| {
+            let pod: Pod = serde_json::from_value(json!({
+                "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": wanted}}}]},
+                "status": {"conditions": conditions, "containerStatuses": [{
+                    "name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                    "allocatedResources": {"cpu": allocated}, "resources": {"requests": {"cpu": actual}},
+                }]},
+            }))
+            .unwrap();
+            requests_of(&pod)["cpu"].to_string()
+        };
+        assert_eq!(cpu("1", "1", "1", json!([])), "1");
+        assert_eq!(cpu("2", "1", "1", json!([])), "2");
+        assert_eq!(cpu("1", "2", "1", json!([])), "2");
+        assert_eq!(cpu("1", "1", "2500m", json!([])), "2500m");
+        let infeasible = json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
+        assert_eq!(cpu("100", "1", "1", infeasible), "1");
     }
 
     #[test]

@@ -219,9 +219,11 @@ fn is_extended(name: &str) -> bool {
 
 fn of_pod(pod: &Pod, now: Timestamp) -> Resources {
     let mut usage = one("count/pods");
-    let Some(spec) = pod.spec.as_ref().filter(|_| uses_resources(pod, now)) else { return usage };
+    if !uses_resources(pod, now) {
+        return usage;
+    }
     usage.append(&mut one("pods"));
-    for (name, amount) in pod::requests(spec) {
+    for (name, amount) in pod::requests_of(pod) {
         if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
             usage.insert(name.clone(), amount);
         } else if !is_extended(&name) {
@@ -229,7 +231,7 @@ fn of_pod(pod: &Pod, now: Timestamp) -> Resources {
         }
         usage.insert(format!("requests.{name}"), amount);
     }
-    for (name, amount) in pod::limits(spec) {
+    for (name, amount) in pod::limits_of(pod) {
         if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
             usage.insert(format!("limits.{name}"), amount);
         }

@@ -65,6 +65,14 @@ fn pods(a: &Attributes<'_>, me: &str, old: Option<&Pod>) -> Result<()> {
         (Operation::Delete, Some(Subresource::Eviction)) if !own => {
             Err(a.forbidden(format!("node {me} can only evict pods with spec.nodeName set to itself")))
         }
+        (Operation::Create | Operation::Update, Some(part))
+            if !matches!(part, Subresource::Status | Subresource::Eviction) =>
+        {
+            let name = crate::handlers::discovery::subresource_spelt(part);
+            let text =
+                format!("unexpected pod subresource {name:?}, only 'status' and 'eviction' are allowed");
+            Err(a.forbidden(text))
+        }
         (Operation::Update, Some(Subresource::Status)) if !own => Err(a.forbidden(format!(
             "node {me:?} can only update pod status for pods with spec.nodeName set to itself"
         ))),

@@ -367,8 +367,8 @@ impl AnyKind for CustomKind {
     fn validate_status_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> Errors {
         judged(of(new).zip(of(old)).map(|(new, old)| self.judge(new, Some(old), true)))
     }
-    fn prepare_approval_update(&self, _new: &mut dyn AnyObject, _old: &dyn AnyObject) {}
-    fn validate_approval_update(&self, _new: &dyn AnyObject, _old: &dyn AnyObject) -> Errors {
+    fn prepare_part_update(&self, _part: Subresource, _new: &mut dyn AnyObject, _old: &dyn AnyObject) {}
+    fn validate_part_update(&self, _part: Subresource, _new: &dyn AnyObject, _old: &dyn AnyObject) -> Errors {
         Errors::default()
     }
     fn warnings(&self, _object: &dyn AnyObject) -> Vec<String> {

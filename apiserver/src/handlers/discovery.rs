@@ -107,6 +107,11 @@ pub(crate) fn subresource_named(name: &str) -> Option<Subresource> {
     SHAPES.iter().find(|s| s.name == name).map(|s| s.subresource)
 }
 
+/// As a path spells it.
+pub(crate) fn subresource_spelt(subresource: Subresource) -> &'static str {
+    SHAPES.iter().find(|s| s.subresource == subresource).map_or("", |s| s.name)
+}
+
 /// The name as one of ours; empty if it is none.
 pub(crate) fn subresource_name(name: &str) -> &'static str {
     SHAPES.iter().find(|s| s.name == name).map_or("", |s| s.name)

@@ -91,7 +91,11 @@ impl Kind for CertificateSigningRequests {
         status.conditions = Some(kept).filter(|c| !c.is_empty());
     }
 
-    fn prepare_approval_update(new: &mut CertificateSigningRequest, old: &CertificateSigningRequest) {
+    fn prepare_part_update(
+        _: Subresource,
+        new: &mut CertificateSigningRequest,
+        old: &CertificateSigningRequest,
+    ) {
         new.spec = old.spec.clone();
         let given = new.status.take().and_then(|s| s.conditions);
         let before = old.status.clone().unwrap_or_default();
@@ -144,7 +148,11 @@ impl Kind for CertificateSigningRequests {
         errors
     }
 
-    fn validate_approval_update(new: &CertificateSigningRequest, old: &CertificateSigningRequest) -> Errors {
+    fn validate_part_update(
+        _: Subresource,
+        new: &CertificateSigningRequest,
+        old: &CertificateSigningRequest,
+    ) -> Errors {
         let mut errors = Errors::default();
         validate_conditions(new, &mut errors);
         not_removed(new, old, &mut errors);
@@ -258,10 +266,18 @@ mod tests {
         assert_eq!(json!(row), json!(["r", "7s", "example.com/s", "ann", "60m", "Approved"]));
         let both =
             request(json!([{"type": "Approved", "status": "True"}, {"type": "Denied", "status": "True"}]));
-        assert_eq!(texts(CertificateSigningRequests::validate_approval_update(&both, &approved)).len(), 1);
+        assert_eq!(
+            texts(CertificateSigningRequests::validate_part_update(Subresource::Approval, &both, &approved))
+                .len(),
+            1
+        );
         let taken_back = request(json!([]));
         assert_eq!(
-            texts(CertificateSigningRequests::validate_approval_update(&taken_back, &approved)),
+            texts(CertificateSigningRequests::validate_part_update(
+                Subresource::Approval,
+                &taken_back,
+                &approved
+            )),
             ["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""]
         );
     }

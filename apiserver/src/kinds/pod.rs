@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
 use serde_json::Value;
 
+mod parts;
 mod row;
 mod update;
 
@@ -27,6 +28,8 @@ impl Kind for Pods {
         Subresource::Attach,
         Subresource::PortForward,
         Subresource::Proxy,
+        Subresource::EphemeralContainers,
+        Subresource::Resize,
     ];
     const COLUMNS: &'static [Column] = &[
         Column::name(),
@@ -98,6 +101,13 @@ impl Kind for Pods {
         }
     }
 
+    fn prepare_part_update(part: Subresource, new: &mut Pod, old: &Pod) {
+        match part {
+            Subresource::EphemeralContainers => parts::prepare_ephemeral(new, old),
+            _ => parts::prepare_resize(new, old),
+        }
+    }
+
     fn validate(object: &Pod) -> Errors {
         let mut errors = validate_spec(object);
         let none = Default::default();
@@ -122,6 +132,13 @@ impl Kind for Pods {
 
     fn validate_status_update(new: &Pod, old: &Pod) -> Errors {
         update::validate_status(new, old)
+    }
+
+    fn validate_part_update(part: Subresource, new: &Pod, old: &Pod) -> Errors {
+        match part {
+            Subresource::EphemeralContainers => parts::validate_ephemeral(new, old),
+            _ => parts::validate_resize(new, old),
+        }
     }
 
     fn warnings(object: &Pod) -> Vec<String> {

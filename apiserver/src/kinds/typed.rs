@@ -143,9 +143,9 @@ impl<K: Kind> AnyKind for Typed<K> {
             K::prepare_status_update(new, old);
         }
     }
-    fn prepare_approval_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject) {
+    fn prepare_part_update(&self, part: Subresource, new: &mut dyn AnyObject, old: &dyn AnyObject) {
         if let (Some(new), Some(old)) = (of_mut::<K>(new), of::<K>(old)) {
-            K::prepare_approval_update(new, old);
+            K::prepare_part_update(part, new, old);
         }
     }
     fn validate(&self, object: &dyn AnyObject) -> field::Errors {
@@ -157,8 +157,13 @@ impl<K: Kind> AnyKind for Typed<K> {
     fn validate_status_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors {
         judged(of::<K>(new).zip(of::<K>(old)).map(|(new, old)| K::validate_status_update(new, old)))
     }
-    fn validate_approval_update(&self, new: &dyn AnyObject, old: &dyn AnyObject) -> field::Errors {
-        judged(of::<K>(new).zip(of::<K>(old)).map(|(new, old)| K::validate_approval_update(new, old)))
+    fn validate_part_update(
+        &self,
+        part: Subresource,
+        new: &dyn AnyObject,
+        old: &dyn AnyObject,
+    ) -> field::Errors {
+        judged(of::<K>(new).zip(of::<K>(old)).map(|(new, old)| K::validate_part_update(part, new, old)))
     }
     fn warnings(&self, object: &dyn AnyObject) -> Vec<String> {
         of::<K>(object).map(K::warnings).unwrap_or_default()

@@ -149,6 +149,16 @@ fn confine(kind: &dyn AnyKind, config: &mut Value, subresource: Option<&str>) {
         Some("status") => {
             config.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
         }
+        Some(part @ ("ephemeralcontainers" | "resize")) => {
+            config.remove("status");
+            let kept: &[&str] = match part {
+                "resize" => &["containers", "initContainers"],
+                _ => &["ephemeralContainers"],
+            };
+            if let Some(spec) = config.get_mut("spec").and_then(Value::as_object_mut) {
+                spec.retain(|key, _| kept.contains(&key.as_str()));
+            }
+        }
         _ if kind.has(Subresource::Status) => {
             config.remove("status");
         }

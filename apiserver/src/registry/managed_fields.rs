@@ -35,6 +35,15 @@ const NOBODYS: [&str; 8] = [
     "resourceVersion",
 ];
 
+/// What the subresources of pods can write; `*` stands for any element.
+const EPHEMERAL_CONTAINERS: [&str; 2] = ["f:spec", "f:ephemeralContainers"];
+const RESIZED: [[&str; 4]; 4] = [
+    ["f:spec", "f:containers", "*", "f:resources"],
+    ["f:spec", "f:containers", "*", "f:resizePolicy"],
+    ["f:spec", "f:initContainers", "*", "f:resources"],
+    ["f:spec", "f:initContainers", "*", "f:resizePolicy"],
+];
+
 /// How a manager wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
@@ -219,6 +228,11 @@ pub(super) fn owned(kind: &dyn AnyKind, fields: Set, subresource: Option<&str>) 
     let mut fields = fields.difference(&nobodys);
     match subresource {
         Some("status" | "approval") => fields.retain(|step| matches!(step, "f:metadata" | "f:status")),
+        Some("ephemeralcontainers") => fields = fields.below(&EPHEMERAL_CONTAINERS),
+        Some("resize") => {
+            let all = RESIZED.iter().map(|path| fields.below(path));
+            fields = all.fold(Set::default(), |all, one| all.union(&one));
+        }
         _ if kind.has(Subresource::Status) => fields.remove("f:status"),
         _ => {}
     }

@@ -29,8 +29,9 @@ pub enum Rules {
     Main,
     /// `/status`: nothing but status, and what of the metadata may go along.
     Status,
-    /// `/approval`: as status, for what an approver may say.
-    Approval,
+    /// A subresource through which one part of the object is changed: what an approver says, the ephemeral containers
+    /// of a pod, what its containers may use.
+    Part(Subresource),
     /// The server's own change of single fields (binding, finalize): nothing is put back.
     Own,
 }
@@ -40,7 +41,9 @@ impl Rules {
         match subresource {
             None | Some(Subresource::Scale) => Self::Main,
             Some(Subresource::Status) => Self::Status,
-            Some(Subresource::Approval) => Self::Approval,
+            Some(part @ (Subresource::Approval | Subresource::EphemeralContainers | Subresource::Resize)) => {
+                Self::Part(part)
+            }
             Some(_) => Self::Own,
         }
     }
@@ -109,11 +112,12 @@ impl Registry {
         match rules {
             Rules::Main => kind.prepare_update(new.as_mut(), current),
             Rules::Status => kind.prepare_status_update(new.as_mut(), current),
-            Rules::Approval => kind.prepare_approval_update(new.as_mut(), current),
+            Rules::Part(part) => kind.prepare_part_update(part, new.as_mut(), current),
             Rules::Own => {}
         }
         // Neither a status nor the binding of a pod to its node is a change of what the owner wants.
-        let changed = rules == Rules::Main && kind.generation_changed(new.as_ref(), current) == Some(true);
+        let wanted = matches!(rules, Rules::Main | Rules::Part(_));
+        let changed = wanted && kind.generation_changed(new.as_ref(), current) == Some(true);
         new.meta_mut().generation = current.meta().generation.map(|g| g + i64::from(changed));
         let reservation = self.reserve(call, new.as_mut(), Some(current))?;
         call.invalid(call.name, validate(kind, rules, new.as_ref(), current))?;
@@ -243,7 +247,7 @@ fn validate(kind: &dyn AnyKind, rules: Rules, new: &dyn AnyObject, old: &dyn Any
     match rules {
         Rules::Main => errors.extend(kind.validate_update(new, old)),
         Rules::Status => errors.extend(kind.validate_status_update(new, old)),
-        Rules::Approval => errors.extend(kind.validate_approval_update(new, old)),
+        Rules::Part(part) => errors.extend(kind.validate_part_update(part, new, old)),
         Rules::Own => {}
     }
     errors

@@ -77,12 +77,12 @@ impl PodInfo {
     pub fn new(pod: Arc<Pod>) -> Self {
         let mut requests = Amounts { pods: 1, ..Amounts::default() };
         let mut ports = Vec::new();
-        if let Some(spec) = &pod.spec {
-            for (name, amount) in pods::requests(spec) {
-                if name != "pods" {
-                    requests.set(&name, amount);
-                }
+        for (name, amount) in pods::requests_of(&pod) {
+            if name != "pods" {
+                requests.set(&name, amount);
             }
+        }
+        if let Some(spec) = &pod.spec {
             let host_network = spec.host_network.unwrap_or(false);
             let sidecars = spec.init_containers.iter().flatten().filter(|c| pods::is_sidecar(c));
             for port in spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten()) {

@@ -293,3 +293,70 @@ proptest! {
         if plan.finished.is_some() { prop_assert!(plan.start.is_empty() && plan.create_sandbox.is_none()); }
     }
 }
+
+#[test]
+fn ephemeral_containers_are_started_once() {
+    let spec = || {
+        json!({
+            "restartPolicy": "Always", "initContainers": [{"name": "i"}], "containers": [{"name": "a"}],
+            "ephemeralContainers": [{"name": "e"}],
+        })
+    };
+    check(spec(), |_| vec![], "box0");
+    check(spec(), |p| vec![sandbox(p, 0, running())], "+e#0 +i#0");
+    let started = |p: &Pod| {
+        vec![sandbox(p, 0, running()), container(p, "i", 0, exited(0, 5)), container(p, "a", 0, running())]
+    };
+    let with = |state: State| {
+        move |p: &Pod| {
+            let mut all = started(p);
+            all.push(container(p, "e", 0, state.clone()));
+            all
+        }
+    };
+    check(spec(), started, "+e#0");
+    check(spec(), with(State::Created), "+e#0");
+    check(spec(), with(running()), "");
+    check(spec(), with(exited(1, 9)), "");
+    // Somebody removed it from the engine; the status remembers it.
+    let mut case = Case::new(spec(), started);
+    case.pod.status = Some(k8s_openapi::api::core::v1::PodStatus {
+        ephemeral_container_statuses: Some(vec![k8s_openapi::api::core::v1::ContainerStatus {
+            name: "e".to_owned(),
+            container_id: Some("docker://gone".to_owned()),
+            ..Default::default()
+        }]),
+        ..Default::default()
+    });
+    assert_eq!(show(&case.plan()), "");
+}
+
+#[test]
+fn what_a_container_may_use_changes_in_place_or_by_a_restart() {
+    let spec = |policy: &str| {
+        json!({"containers": [{
+            "name": "a", "resources": {"requests": {"cpu": "100m", "memory": "1Mi"}},
+            "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}],
+        }]})
+    };
+    let check = |policy: &str, cpu: &str, resized: &[&str], killed: bool| {
+        let mut case =
+            Case::new(spec(policy), |p| vec![sandbox(p, 0, running()), container(p, "a", 0, running())]);
+        let wanted = case.pod.spec.as_mut().unwrap().containers[0].resources.as_mut().unwrap();
+        wanted
+            .requests
+            .as_mut()
+            .unwrap()
+            .insert("cpu".to_owned(), serde_json::from_value(json!(cpu)).unwrap());
+        let plan = case.plan();
+        let names: Vec<&str> = plan.resize.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(
+            (names.as_slice(), plan.kill.first().map(|k| &k.why)),
+            (resized, killed.then_some(&KillReason::Resized))
+        );
+    };
+    check("NotRequired", "100m", &[], false);
+    check("NotRequired", "200m", &["a"], false);
+    check("RestartContainer", "100m", &[], false);
+    check("RestartContainer", "200m", &[], true);
+}

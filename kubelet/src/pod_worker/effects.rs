@@ -56,6 +56,7 @@ impl Worker {
             }
             Effect::StartContainer { container, attempt } => self.start(container, attempt),
             Effect::KillContainer { id, name, deadline, why } => self.kill(id, name, deadline, &why),
+            Effect::ResizeContainer { id, name } => self.resize(id, &name),
             Effect::RemoveContainer { id } => {
                 let runtime = Arc::clone(&self.context.runtime);
                 self.begin(Op::Remove(id.clone()), async move {
@@ -78,7 +79,7 @@ impl Worker {
         }
     }
 
-    fn begin(&mut self, op: Op, work: impl Future<Output = Done> + Send + 'static) {
+    pub(super) fn begin(&mut self, op: Op, work: impl Future<Output = Done> + Send + 'static) {
         self.running.insert(op);
         self.ops.push(work.boxed());
     }
@@ -94,9 +95,18 @@ impl Worker {
         };
         let target = self.pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
         let target = target.filter(|c| c.name == name).find_map(|c| c.target_container_name.clone());
-        let pid_of = target.and_then(|target| {
-            self.containers.iter().find(|c| c.name == target && c.is_running()).map(|c| c.id.clone())
-        });
+        let running = |target: String| {
+            let found = self.containers.iter().find(|c| c.name == target && c.is_running());
+            let missing = || Error::ContainerConfig(format!("unable to find target container {target:?}"));
+            found.map(|c| c.id.clone()).ok_or_else(missing)
+        };
+        let pid_of = match target.filter(|target| !target.is_empty()).map(running).transpose() {
+            Ok(pid_of) => pid_of,
+            Err(error) => {
+                let failed = async move { Done::Started { container: name, result: Err(error) } };
+                return self.ops.push(failed.boxed());
+            }
+        };
         let request = super::start::Request {
             pod: self.pod.clone(),
             spec,
@@ -245,6 +255,7 @@ impl Worker {
                     }
                 }
             }
+            Done::Resized { id, result } => self.resized(id, result, now),
             Done::Published { sent, result } => self.published_done(*sent, *result, now),
             Done::Deleted(result) => {
                 self.running.remove(&Op::Delete);

@@ -88,6 +88,8 @@ impl Worker {
             waiting: &waiting,
             messages: &messages,
             hooking: &self.hooking,
+            resize: self.wish.resize.as_ref(),
+            resize_error: self.resize_error(),
             pod_ip: self.pod_ip(),
             host_ip: node_ip.map(Into::into),
             now,

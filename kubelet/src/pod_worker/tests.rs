@@ -50,7 +50,7 @@ impl Bench {
             config,
             runtime: Arc::clone(&runtime) as Arc<dyn runtime::Runtime>,
         });
-        let wish = Wish { pod: Arc::new(pod), vanished: false, rejected: None };
+        let wish = Wish { pod: Arc::new(pod), vanished: false, rejected: None, resize: None };
         let (wishes, seen) = watch::channel(wish);
         let (pokes, poked) = mpsc::channel(POKES);
         let worker = Worker::new(Arc::clone(&context), seen, poked, None);
@@ -296,5 +296,47 @@ async fn an_engine_that_goes_away_costs_nothing_but_time() {
     bench.runtime.set_down(None);
     bench.pokes.send(Poke::Look).await.unwrap();
     bench.api.until_state("Running/Running").await;
+    bench.token.cancel();
+}
+
+#[tokio::test]
+async fn a_resize_is_told_of_and_done() {
+    let spec = |cpu: &str| json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": "2"}}}]});
+    let bench = Bench::new(spec("100m"), |_, _| {});
+    bench.api.until_state("Running/Running").await;
+    let wish = |cpu: &str, generation: i64, resize: Option<Pending>| {
+        bench.wishes.send_modify(|wish| {
+            let mut pod = Pod::clone(&wish.pod);
+            pod.spec = crate::testing::pod(spec(cpu)).spec;
+            pod.metadata.generation = Some(generation);
+            (wish.pod, wish.resize) = (Arc::new(pod), resize);
+        });
+    };
+    let shown = |content: &crate::testing::fake_api::Content| {
+        let status = content.pod.as_ref().unwrap()["status"].clone();
+        let told = status["containerStatuses"][0].clone();
+        let conditions = status["conditions"].as_array().unwrap().iter();
+        let resize = conditions.filter(|c| c["type"].as_str().unwrap().starts_with("PodResize"));
+        (
+            status["observedGeneration"].clone(),
+            told["allocatedResources"]["cpu"].clone(),
+            told["resources"]["requests"]["cpu"].clone(),
+            resize.map(|c| c["reason"].clone()).collect::<Vec<_>>(),
+        )
+    };
+    // No room: it is told so, and nothing changes.
+    wish("100m", 2, Some(Pending { reason: "Deferred", message: "no room".to_owned() }));
+    let expected = (json!(2), json!("100m"), json!("100m"), vec![json!("Deferred")]);
+    bench.api.until("deferred", |content| shown(content) == expected).await;
+    wish("1", 2, None);
+    let expected = (json!(2), json!("1"), json!("1"), vec![]);
+    bench.api.until("resized", |content| shown(content) == expected).await;
+    bench.api.until("completed", |content| content.position("event ResizeCompleted").is_some()).await;
+    assert_eq!(bench.runtime.calls(), ["sandbox p#0", "create a#0", "start a#0", "update a#0"]);
+    let content = bench.api.lock();
+    for event in ["event ResizeDeferred", "event ResizeStarted"] {
+        assert!(content.position(event).is_some(), "{event}: {:?}", content.log);
+    }
+    drop(content);
     bench.token.cancel();
 }

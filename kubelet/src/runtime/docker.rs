@@ -19,7 +19,7 @@ pub use reset::reset;
 
 use super::{
     AttachSpec, BoxStreamIo, Container, ContainerSpec, Error, Event, ExecSpec, Image, Info, LogOptions,
-    Output, RegistryAuth, Result, Runtime, SandboxSpec, Session, Stats, label,
+    Output, RegistryAuth, Resources, Result, Runtime, SandboxSpec, Session, Stats, label,
 };
 use crate::config::Config;
 use async_trait::async_trait;
@@ -273,6 +273,14 @@ impl Runtime for Docker {
                 other => other,
             }
         })
+    }
+
+    async fn update_container(&self, id: &str, resources: &Resources) -> Result<()> {
+        let update = self.docker.update_container(id, container::update_body(resources));
+        within("update container", CHANGE, update).await?;
+        // What is remembered of it is no longer so.
+        self.seen().remove(id);
+        Ok(())
     }
 
     async fn inspect(&self, id: &str) -> Result<Container> {

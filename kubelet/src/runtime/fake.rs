@@ -5,7 +5,8 @@
 
 use super::{
     Action, AttachSpec, BoxStreamIo, Container, ContainerSpec, Error, Event, ExecSpec, Image, Info,
-    LogOptions, Output, RegistryAuth, Result, Runtime, SANDBOX_NAME, SandboxSpec, Session, State, Stats,
+    LogOptions, Output, RegistryAuth, Resources, Result, Runtime, SANDBOX_NAME, SandboxSpec, Session, State,
+    Stats,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -229,6 +230,8 @@ impl Runtime for Fake {
                 ip: spec.ip.map(IpAddr::V4),
                 tty: false,
                 stdin: false,
+                resources: None,
+                made_with: String::new(),
                 grace: spec.grace,
             })
         };
@@ -267,9 +270,15 @@ impl Runtime for Fake {
             ip: None,
             tty: spec.tty,
             stdin: spec.stdin,
+            resources: Some(spec.resources.clone()),
+            made_with: spec.made_with.clone(),
             grace: spec.grace,
         });
         Ok(made.id)
+    }
+
+    async fn update_container(&self, id: &str, resources: &Resources) -> Result<()> {
+        self.with(id, "update", |container| container.resources = Some(resources.clone()))
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {

@@ -74,6 +74,9 @@ impl Runtime for Script {
     async fn start_container(&self, _: &str) -> rt::Result<()> {
         no()
     }
+    async fn update_container(&self, _: &str, _: &rt::Resources) -> rt::Result<()> {
+        no()
+    }
     async fn inspect(&self, _: &str) -> rt::Result<rt::Container> {
         no()
     }
@@ -188,6 +191,8 @@ impl Kubelet {
             ip: None,
             tty: false,
             stdin: true,
+            resources: None,
+            made_with: String::new(),
             grace: Duration::ZERO,
         };
         let running = || rt::State::Running { started: time };

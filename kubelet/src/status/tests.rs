@@ -32,6 +32,8 @@ impl Case {
             waiting: &self.waiting,
             messages: &self.messages,
             hooking: &BTreeSet::new(),
+            resize: None,
+            resize_error: None,
             pod_ip: live_sandbox(&self.containers).and_then(|s| s.ip),
             host_ip: Some([192, 168, 0, 1].into()),
             now: at(100),
@@ -238,4 +240,20 @@ fn patches_hold_only_what_changed() {
         .collect();
     assert_eq!(types, ["ContainersReady", "Ready"]);
     assert_eq!(patch["status"]["conditions"][0]["reason"], Value::Null, "a reason that is over is removed");
+}
+
+#[test]
+fn ephemeral_containers_are_shown_and_not_waited_for() {
+    let spec = json!({
+        "restartPolicy": "Never", "containers": [{"name": "a"}],
+        "ephemeralContainers": [{"name": "e", "image": "i", "resources": {}}],
+    });
+    let case = Case::new(spec, |p| {
+        vec![sandbox(p, 0, running()), container(p, "a", 0, running()), container(p, "e", 0, running())]
+    });
+    let status = case.status();
+    assert!(api::conditions::is_true(status.conditions.as_ref().unwrap(), "Ready"));
+    let told = &status.ephemeral_container_statuses.unwrap()[0];
+    assert!(told.state.as_ref().unwrap().running.is_some() && told.container_id.is_some());
+    assert_eq!((told.ready, told.started, told.resources.is_none()), (false, None, true));
 }

@@ -148,6 +148,10 @@ fn merged(old: Value, new: Value) -> Value {
     let mut list = old.as_array().cloned().unwrap_or_default();
     for mut condition in new.as_array().cloned().unwrap_or_default() {
         condition.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        if condition["$patch"] == "delete" {
+            list.retain(|known| known["type"] != condition["type"]);
+            continue;
+        }
         match list.iter_mut().find(|known| known["type"] == condition["type"]) {
             Some(known) => *known = condition,
             None => list.push(condition),

@@ -84,6 +84,8 @@ impl Machine {
             ip: None,
             tty: false,
             stdin: false,
+            resources: None,
+            made_with: String::new(),
             grace: Duration::from_secs(10),
         });
         Some(id)

@@ -110,7 +110,7 @@ impl Kubelet {
                     worker.wake = Some(worker.wake.map_or(*at, |w| w.min(*at)));
                     continue;
                 }
-                Effect::EnsureImage { .. } => continue,
+                Effect::EnsureImage { .. } | Effect::ResizeContainer { .. } => continue,
             };
             worked |= worker.running.insert(op.clone());
             worker.effects.insert(op, effect);
@@ -260,6 +260,8 @@ fn compute(
         waiting: &BTreeMap::new(),
         messages: &BTreeMap::new(),
         hooking: &BTreeSet::new(),
+        resize: None,
+        resize_error: None,
         pod_ip: None,
         host_ip: None,
         now,

@@ -12,6 +12,11 @@ const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].imag
 /// Set on pods that a kubelet runs from a file; only the kubelet's own writes may carry it.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// Whether a kubelet runs the pod from a file, and this is only its image.
+pub(super) fn is_mirror(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(MIRROR))
+}
+
 pub(super) fn validate(new: &Pod, old: &Pod) -> Errors {
     let mut errors = Errors::default();
     let mirror = |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|a| a.get(MIRROR)).cloned();

@@ -25,6 +25,10 @@ pub(in crate::kinds) fn validate(template: &PodTemplateSpec, path: &Path, errors
     object_meta::finalizers(finalizers, true, &path.child("metadata").child("finalizers"), errors);
     let spec = template.spec.clone().unwrap_or_default();
     pod_spec::validate(&spec, pod_spec::Holder::Template, &path.child("spec"), errors);
+    if spec.ephemeral_containers.is_some_and(|all| !all.is_empty()) {
+        let path = path.child("spec").child("ephemeralContainers");
+        errors.forbidden(&path, "ephemeral containers not allowed in pod template");
+    }
 }
 
 /// [`validate`] for a kind whose pods run for ever: they are found again by `selector` and always restarted.

@@ -59,6 +59,18 @@ impl Set {
         self.0.retain(|step, _| keep(step));
     }
 
+    /// The paths that begin with `prefix`, in which `*` stands for any step.
+    #[must_use]
+    pub fn below(&self, prefix: &[&str]) -> Self {
+        let Some((first, rest)) = prefix.split_first() else { return self.clone() };
+        let fitting = self.0.iter().filter(|(step, _)| *first == "*" || step == first);
+        let kept = fitting.map(|(step, node)| {
+            let member = node.member && rest.is_empty();
+            (step.clone(), Node { member, children: node.children.below(rest) })
+        });
+        Self(kept.filter(|(_, node)| !node.is_empty()).collect())
+    }
+
     #[must_use]
     pub fn union(mut self, other: &Self) -> Self {
         for (step, theirs) in &other.0 {

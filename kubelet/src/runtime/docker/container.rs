@@ -1,13 +1,14 @@
 //! Container bodies for the Engine from our specs, and our facts from its inspections. Pure but for `Limits::detect`.
 
 use crate::runtime::{
-    Container, ContainerSpec, MountSource, PodRef, SANDBOX_NAME, SandboxSpec, Seccomp, State, label,
+    Container, ContainerSpec, MountSource, PodRef, Resources, SANDBOX_NAME, SandboxSpec, Seccomp, State,
+    label,
 };
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
-    ContainerSummary, ContainerSummaryStateEnum, EndpointIpamConfig, EndpointSettings, HostConfig,
-    HostConfigLogConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions,
-    MountType, NetworkingConfig,
+    ContainerSummary, ContainerSummaryStateEnum, ContainerUpdateBody, EndpointIpamConfig, EndpointSettings,
+    HostConfig, HostConfigLogConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum,
+    MountTmpfsOptions, MountType, NetworkingConfig,
 };
 use jiff::Timestamp;
 use std::{collections::HashMap, net::IpAddr, time::Duration};
@@ -176,6 +177,7 @@ pub(super) fn container_body(
     pod_labels(&mut labels, &spec.pod, &spec.name, spec.attempt, spec.grace);
     labels.insert(label::HASH.to_owned(), spec.hash.clone());
     labels.insert(label::SANDBOX.to_owned(), spec.sandbox_id.clone());
+    labels.insert(label::RESOURCES.to_owned(), spec.made_with.clone());
     let joined = format!("container:{}", spec.sandbox_id);
     let pid_mode = match &spec.pid_of {
         _ if spec.host_pid => Some("host".to_owned()),
@@ -317,8 +319,34 @@ pub(super) fn from_inspect(found: ContainerInspectResponse, cluster: &str, node:
         ip: given.or_else(of_engine),
         tty: config.tty == Some(true),
         stdin: config.open_stdin == Some(true),
+        resources: found.host_config.filter(|_| get(label::CONTAINER_NAME) != SANDBOX_NAME).map(resources_of),
+        made_with: get(label::RESOURCES),
         grace: Duration::from_secs(get(label::TERMINATION_GRACE).parse().unwrap_or(30)),
     })
+}
+
+/// What the Engine lets a container use; zero is no limit.
+fn resources_of(host: HostConfig) -> Resources {
+    let some = |value: Option<i64>| value.filter(|value| *value > 0);
+    Resources {
+        cpu_shares: some(host.cpu_shares),
+        cpu_quota_us: some(host.cpu_quota),
+        cpu_period_us: some(host.cpu_period),
+        memory_bytes: some(host.memory),
+        oom_score_adj: host.oom_score_adj,
+    }
+}
+
+/// The change that lets a container use so much.
+pub(super) fn update_body(resources: &Resources) -> ContainerUpdateBody {
+    ContainerUpdateBody {
+        cpu_shares: resources.cpu_shares,
+        cpu_quota: resources.cpu_quota_us,
+        cpu_period: resources.cpu_period_us,
+        memory: resources.memory_bytes,
+        memory_swap: resources.memory_bytes,
+        ..ContainerUpdateBody::default()
+    }
 }
 
 fn state_of(state: ContainerState, created: Timestamp) -> State {

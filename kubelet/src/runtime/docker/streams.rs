@@ -10,8 +10,14 @@ use bollard::{
 };
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use jiff::{SignedDuration, Timestamp};
-use std::{net::Ipv4Addr, net::SocketAddr, time::Duration};
-use tokio::sync::mpsc;
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{io::AsyncWrite, sync::mpsc};
 
 /// Window sizes waiting to be told to the Engine: only the newest matters.
 const RESIZE_QUEUE: usize = 4;
@@ -92,7 +98,25 @@ pub(super) async fn attach(
     let resize = tty.then(|| resize_container(docker.clone(), container.to_owned()));
     let (output, resize) = joined(attached.output, resize);
     let exit = container_exit(docker.clone(), container.to_owned()).boxed();
-    Ok(Session { stdin: spec.stdin.then(|| Box::new(attached.input) as _), output, resize, exit })
+    let input: Box<dyn AsyncWrite + Send + Unpin> =
+        if spec.once { Box::new(attached.input) } else { Box::new(KeptOpen(attached.input)) };
+    Ok(Session { stdin: spec.stdin.then_some(input), output, resize, exit })
+}
+
+/// The input of a container that outlives its client. To the Engine the end of such an input would be the end of the
+/// whole session: what the container still writes would be lost.
+struct KeptOpen<W>(W);
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for KeptOpen<W> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
 }
 
 fn resize_container(docker: bollard::Docker, id: String) -> Resize {

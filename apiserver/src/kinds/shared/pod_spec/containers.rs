@@ -1,4 +1,4 @@
-//! Containers and init containers.
+//! Containers, init containers and ephemeral ones.
 
 use super::{Holder, SoundVolumes, enumerated, optionally, probes, resources, security, volumes};
 use crate::kinds::shared::network;
@@ -28,6 +28,7 @@ pub(super) fn validate(
     errors: &mut Errors,
 ) {
     let grace = spec.termination_grace_period_seconds;
+    let restarts = spec.restart_policy.as_deref() != Some("Never");
     let all = path.child("containers");
     if spec.containers.is_empty() {
         errors.required(&all, "");
@@ -35,7 +36,7 @@ pub(super) fn validate(
     let mut seen = BTreeSet::new();
     for (i, container) in spec.containers.iter().enumerate() {
         let path = all.index(i);
-        validate_container(container, sound, holder, &path, errors);
+        validate_container(container, sound, holder, restarts, &path, errors);
         if !seen.insert(container.name.as_str()) {
             errors.duplicate(&path.child("name"), &container.name);
         }
@@ -49,7 +50,7 @@ pub(super) fn validate(
     let all = path.child("initContainers");
     for (i, container) in spec.init_containers.iter().flatten().enumerate() {
         let path = all.index(i);
-        validate_container(container, sound, holder, &path, errors);
+        validate_container(container, sound, holder, restarts, &path, errors);
         if !container.name.is_empty() && !seen.insert(container.name.as_str()) {
             errors.duplicate(&path.child("name"), &container.name);
         }
@@ -69,12 +70,77 @@ pub(super) fn validate(
             }
         }
     }
+    validate_ephemeral(spec, sound, path, errors);
 }
 
+/// They help to look at a pod that runs; what makes a pod what it is, is none of theirs.
+fn validate_ephemeral(spec: &PodSpec, sound: &SoundVolumes<'_>, path: &Path, errors: &mut Errors) {
+    const NO: &str = "cannot be set for an Ephemeral Container";
+    let restarts = spec.restart_policy.as_deref() != Some("Never");
+    let others = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let others: BTreeSet<&str> = others.map(|c| c.name.as_str()).collect();
+    let mut seen = others.clone();
+    for (i, ephemeral) in spec.ephemeral_containers.iter().flatten().enumerate() {
+        let path = path.child("ephemeralContainers").index(i);
+        let container = api::pod::ephemeral_as_container(ephemeral);
+        let common = Container { ports: None, resources: None, resize_policy: None, ..container.clone() };
+        validate_container(&common, sound, Holder::Pod, restarts, &path, errors);
+        if !seen.insert(ephemeral.name.as_str()) {
+            errors.duplicate(&path.child("name"), &ephemeral.name);
+        }
+        if let Some(target) = ephemeral.target_container_name.as_deref().filter(|t| !t.is_empty())
+            && !others.contains(target)
+        {
+            errors.not_found(&path.child("targetContainerName"), target);
+        }
+        let c = &container;
+        for (field, present) in [
+            ("ports", c.ports.as_ref().is_some_and(|p| !p.is_empty())),
+            ("resources", c.resources.as_ref().is_some_and(|r| *r != Default::default())),
+            ("resizePolicy", c.resize_policy.as_ref().is_some_and(|p| !p.is_empty())),
+            ("restartPolicy", c.restart_policy.is_some()),
+            ("restartPolicyRules", c.restart_policy_rules.as_ref().is_some_and(|r| !r.is_empty())),
+            ("livenessProbe", c.liveness_probe.is_some()),
+            ("readinessProbe", c.readiness_probe.is_some()),
+            ("startupProbe", c.startup_probe.is_some()),
+            ("lifecycle", c.lifecycle.is_some()),
+        ] {
+            if present {
+                errors.forbidden(&path.child(field), NO);
+            }
+        }
+        for (i, mount) in container.volume_mounts.iter().flatten().enumerate() {
+            let path = path.child("volumeMounts").index(i);
+            for (field, text) in [("subPath", &mount.sub_path), ("subPathExpr", &mount.sub_path_expr)] {
+                if text.as_deref().is_some_and(|t| !t.is_empty()) {
+                    errors.forbidden(&path.child(field), NO);
+                }
+            }
+        }
+    }
+}
+
+fn validate_resize_policies(container: &Container, restarts: bool, path: &Path, errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for (i, policy) in container.resize_policy.iter().flatten().enumerate() {
+        if !seen.insert(policy.resource_name.as_str()) {
+            errors.duplicate(&path.index(i), &policy.resource_name);
+        }
+        enumerated(Some(&policy.resource_name), &["cpu", "memory"], path, errors);
+        enumerated(Some(&policy.restart_policy), &["NotRequired", "RestartContainer"], path, errors);
+        if !restarts && policy.restart_policy != "NotRequired" {
+            let detail = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
+            errors.invalid(path, &policy.restart_policy, detail);
+        }
+    }
+}
+
+/// `restarts` says whether anything of the pod is ever started again.
 fn validate_container(
     container: &Container,
     sound: &SoundVolumes<'_>,
     holder: Holder,
+    restarts: bool,
     path: &Path,
     errors: &mut Errors,
 ) {
@@ -112,12 +178,7 @@ fn validate_container(
     let policies = ["Always", "Never", "OnFailure"];
     optionally(container.restart_policy.as_ref(), &policies, &path.child("restartPolicy"), errors);
     resources::validate(container.resources.as_ref(), &path.child("resources"), errors);
-    for (i, policy) in container.resize_policy.iter().flatten().enumerate() {
-        let path = path.child("resizePolicy").index(i);
-        let allowed = ["NotRequired", "RestartContainer"];
-        enumerated(Some(&policy.resource_name), &["cpu", "memory"], &path.child("resourceName"), errors);
-        enumerated(Some(&policy.restart_policy), &allowed, &path.child("restartPolicy"), errors);
-    }
+    validate_resize_policies(container, restarts, &path.child("resizePolicy"), errors);
     security::validate(container.security_context.as_ref(), &path.child("securityContext"), errors);
 }
 

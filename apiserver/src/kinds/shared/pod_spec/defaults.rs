@@ -36,6 +36,9 @@ pub(in crate::kinds) fn default_spec(spec: &mut PodSpec) {
         fill(&mut container.termination_message_path, "/dev/termination-log");
         fill(&mut container.termination_message_policy, "File");
         container.resources.get_or_insert_default();
+        for variable in container.env.iter_mut().flatten() {
+            default_env(variable);
+        }
     }
     for volume in spec.volumes.iter_mut().flatten() {
         default_volume(volume);
