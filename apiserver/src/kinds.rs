@@ -161,12 +161,11 @@ pub fn by_alias(name: &str) -> Option<&'static dyn AnyKind> {
 }
 
 /// Kinds that are kept, but that no controller and no admission of this server acts upon yet: whoever makes one is told.
-const NOT_ACTED_UPON: [(&str, &str); 12] = [
+const NOT_ACTED_UPON: [(&str, &str); 11] = [
     ("apps", "daemonsets"),
     ("autoscaling", "horizontalpodautoscalers"),
     ("batch", "cronjobs"),
     ("batch", "jobs"),
-    ("certificates.k8s.io", "certificatesigningrequests"),
     ("flowcontrol.apiserver.k8s.io", "flowschemas"),
     ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
     ("networking.k8s.io", "ingresses"),

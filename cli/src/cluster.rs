@@ -28,8 +28,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// How often readiness is looked at while starting: well below what a person or the budget (150 ms) notices.
 const READY_POLL: Duration = Duration::from_millis(1);
-/// Certificates are looked at this often; they are made anew when half of their life is over.
-const RENEWAL: Duration = Duration::from_secs(24 * 3600);
+/// Certificates are looked at this often: a machine that has slept for long is soon right again.
+const RENEWAL: Duration = Duration::from_secs(3600);
 /// A node says that it is alive so many times in the grace period (Kubernetes': 10 s and 40 s), but not less often than by
 /// default.
 const BEATS_IN_GRACE: u32 = 4;
@@ -64,6 +64,7 @@ struct Cluster {
     stop: CancellationToken,
     store: Arc<dyn Store>,
     api: apiserver::Server,
+    certificates: certs::Certificates,
     names: certs::Names,
     informers: Informers,
     informers_stop: CancellationToken,
@@ -148,10 +149,14 @@ impl Cluster {
             });
             nodes.set(parts.collect());
         }
+        let authority = controllers::certificates::Authority::new(&certificates.ca, &certificates.ca_key)
+            .map_err(|e| Exit::failed(format!("cannot sign certificates: {e}")))?;
+        let authority = Arc::new(authority);
         let controllers = (!settings.disabled(Component::Controllers)).then(|| {
             let config = controllers::Config {
                 volumes_dir: data.volumes(),
                 root_ca: certificates.ca.clone(),
+                authority: Some(authority),
                 cluster_cidr: settings.cluster_cidr.to_string(),
                 host: first.node_name.clone(),
                 scheduler: !settings.disabled(Component::Scheduler),
@@ -189,6 +194,7 @@ impl Cluster {
             stop,
             store,
             api,
+            certificates,
             names,
             informers,
             informers_stop,
@@ -226,7 +232,13 @@ impl Cluster {
         }
         let (nodes, token) = (self.nodes, node_stop.clone());
         node_tasks.spawn(async move { nodes.run(token).await });
-        let renewal = renew_certificates(tls, self.data.pki(), self.names.clone());
+        let renewal = renew_certificates(Renewing {
+            tls,
+            current: self.certificates,
+            renewal: certs::Renewal { dir: self.data.pki(), names: self.names },
+            kubeconfig: self.settings.kubeconfig.clone(),
+            url: url.clone(),
+        });
         api_tasks.spawn(api_stop.clone().run_until_cancelled_owned(renewal));
         let announcement = announce(latches, url, self.settings.kubeconfig.clone(), started);
         api_tasks.spawn(self.stop.clone().run_until_cancelled_owned(announcement));
@@ -284,19 +296,52 @@ async fn announce(latches: apiserver::Latches, url: String, kubeconfig: PathBuf,
     );
 }
 
-async fn renew_certificates(tls: apiserver::listen::Tls, pki: PathBuf, names: certs::Names) {
+/// Everything that renewing certificates touches.
+struct Renewing {
+    tls: apiserver::listen::Tls,
+    current: certs::Certificates,
+    renewal: certs::Renewal,
+    kubeconfig: PathBuf,
+    url: String,
+}
+
+/// Looks now and then whether a certificate is due: new connections get the new one, open ones stay as they are, and
+/// the kubeconfig is replaced whole when the administrator's certificate or the CA is another.
+async fn renew_certificates(mut renewing: Renewing) {
     loop {
         tokio::time::sleep(RENEWAL).await;
-        let (pki, names) = (pki.clone(), names.clone());
-        let renewed = blocking(move || certs::load_or_make(&pki, &names)).await;
-        let swapped = match renewed {
-            Ok(new) => tls.replace(&new.serving_cert, &new.serving_key, &new.ca).map_err(|e| e.to_string()),
-            Err(exit) => Err(exit.message),
+        let turn = blocking(move || {
+            let outcome = renew(&mut renewing);
+            Ok((renewing, outcome))
+        });
+        let outcome = match turn.await {
+            Ok((back, outcome)) => {
+                renewing = back;
+                outcome
+            }
+            Err(exit) => {
+                tracing::error!(error = exit.message, "certificates are not renewed any more");
+                return;
+            }
         };
-        if let Err(error) = swapped {
-            tracing::warn!(error, "certificates were not renewed; trying again tomorrow");
+        if let Err(error) = outcome {
+            tracing::warn!(error, "certificates were not renewed; trying again");
         }
     }
+}
+
+fn renew(renewing: &mut Renewing) -> Result<(), String> {
+    let Renewing { tls, current, renewal, kubeconfig, url } = renewing;
+    let Some(new) = renewal.turn(current, jiff::Timestamp::now()).map_err(|exit| exit.message)? else {
+        return Ok(());
+    };
+    tls.replace(&new.serving_cert, &new.serving_key, &new.ca).map_err(|e| e.to_string())?;
+    if (&new.admin_cert, &new.ca) != (&current.admin_cert, &current.ca) {
+        certs::write_private(kubeconfig, &certs::kubeconfig(url, &new)).map_err(|exit| exit.message)?;
+    }
+    tracing::info!("certificates were renewed");
+    *current = new;
+    Ok(())
 }
 
 /// What each local node's kubelet is told. The first node is the machine itself; the others share it.

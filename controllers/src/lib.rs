@@ -4,6 +4,7 @@
 //! A controller is one file (with a folder where it is large) and one line in [`TABLE`]. It implements
 //! [`run::Controller`]; queues, workers, back-off, deadlines and metrics are [`run`]'s.
 
+pub mod certificates;
 pub mod cluster_role_aggregation;
 pub mod context;
 pub mod deployment;
@@ -41,6 +42,8 @@ pub struct Config {
     pub volumes_dir: PathBuf,
     /// PEM of the cluster's CA: the content of every namespace's `kube-root-ca.crt`.
     pub root_ca: String,
+    /// Signs what is asked for and approved; without it nothing is signed.
+    pub authority: Option<Arc<certificates::Authority>>,
     pub cluster_cidr: String,
     /// Named as the source of events.
     pub host: String,
@@ -57,6 +60,7 @@ impl Default for Config {
         Self {
             volumes_dir: PathBuf::new(),
             root_ca: String::new(),
+            authority: None,
             cluster_cidr: "10.244.0.0/16".to_owned(),
             host: "minik8s".to_owned(),
             scheduler: true,
@@ -128,6 +132,9 @@ const TABLE: &[(Identity, Start)] = &[
     }),
     (Identity::Controller("disruption-controller"), |ctx| {
         Box::pin(run::run(ctx.clone(), disruption::Disruptions::new(ctx)))
+    }),
+    (Identity::Controller("certificate-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), certificates::Certificates::new(ctx)))
     }),
     (Identity::Controller("generic-garbage-collector"), |ctx| Box::pin(garbage::run(ctx))),
 ];

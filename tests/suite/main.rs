@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod bad_input;
+mod certificates;
 mod clients;
 mod control_plane;
 mod custom_resources;

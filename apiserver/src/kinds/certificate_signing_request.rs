@@ -1,5 +1,5 @@
 //! CertificateSigningRequest: who asks for a certificate, whether they may have one, and the certificate. Stored and
-//! served with its approval; nothing signs yet.
+//! served with its approval; a controller signs.
 
 use super::shared::{cells, network};
 use super::{Column, Kind, Subresource};
@@ -11,7 +11,9 @@ use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
 };
 use serde_json::Value;
-use x509_parser::{certification_request::X509CertificationRequest, pem::parse_x509_pem, prelude::FromDer};
+use x509_parser::{
+    certification_request::X509CertificationRequest, error::X509Error, pem::parse_x509_pem, prelude::FromDer,
+};
 
 const MIN_SECONDS: i32 = 600;
 const USAGES: [&str; 23] = [
@@ -203,9 +205,15 @@ fn read(pem: &[u8]) -> Result<(), &'static str> {
     if block.label != "CERTIFICATE REQUEST" {
         return Err(WRONG);
     }
-    X509CertificationRequest::from_der(&block.contents)
-        .map(|_| ())
-        .map_err(|_| "the certificate request cannot be parsed")
+    let (_, request) = X509CertificationRequest::from_der(&block.contents)
+        .map_err(|_| "the certificate request cannot be parsed")?;
+    match request.verify_signature() {
+        // Whoever asks must have the key. What cannot be verified here, others may know how to.
+        Err(X509Error::SignatureVerificationError) => {
+            Err("the certificate request's signature does not fit its key")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn validate_conditions(object: &CertificateSigningRequest, errors: &mut Errors) {
