@@ -5,10 +5,12 @@ use std::{
     process::Command,
     time::Duration,
 };
-use tests::{TestCluster, kubectl};
+use tests::{Options, TestCluster, kubectl};
 
 /// A whole script, with a pod and a deployment that start.
 const DEADLINE: Duration = Duration::from_secs(300);
+/// All claims, on a busy machine.
+const CLAIMS_DEADLINE: Duration = Duration::from_secs(900);
 
 /// Where `tests/clients.sh` keeps it; `None`, and said so, where the machine cannot have it.
 fn cached(name: &str) -> Option<PathBuf> {
@@ -42,4 +44,15 @@ fn node() {
     let mut node = Command::new("node");
     node.env("CLIENT_NODE", at);
     run(node, "client.mjs");
+}
+
+/// What clients and the conformance suite rely on, claim by claim (`tests/clients/behaviours`): Python's own library is enough.
+#[test]
+fn behaviours() {
+    let c = TestCluster::with(Options::without_pods());
+    let claims = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/behaviours");
+    let mut python = Command::new("python3");
+    python.arg("-B").arg(claims).env("KUBECONFIG", c.kubeconfig());
+    let said = kubectl::run(python, b"", CLAIMS_DEADLINE);
+    assert_eq!(said.code, Some(0), "{}\n{}", said.stdout, said.stderr);
 }

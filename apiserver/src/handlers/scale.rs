@@ -51,7 +51,10 @@ pub async fn scale(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Res
         let wanted = read(wanted, call.name)?;
         let mut object = stored.object.clone_box();
         let meta = object.meta_mut();
-        meta.resource_version = wanted.metadata.resource_version;
+        // Without one the write is at whatever is there, also of kinds that else want to be told.
+        if let Some(version) = wanted.metadata.resource_version.filter(|v| !v.is_empty()) {
+            meta.resource_version = Some(version);
+        }
         if let Some(uid) = wanted.metadata.uid.filter(|u| !u.is_empty()) {
             meta.uid = Some(uid);
         }

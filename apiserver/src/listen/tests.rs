@@ -139,7 +139,10 @@ async fn the_client_certificate_names_the_peer() {
     let server = start();
     assert_eq!(server.get(None, "/").await.unwrap(), "None");
     let jane = server.ca.client("jane", "dev");
-    assert_eq!(server.get(Some(jane), "/").await.unwrap(), r#"Some(("jane", ["dev", "system:authenticated"]))"#);
+    assert_eq!(
+        server.get(Some(jane), "/").await.unwrap(),
+        r#"Some(("jane", ["dev", "system:authenticated"]))"#
+    );
     let stranger = Ca::new().client("admin", "system:masters");
     assert!(server.get(Some(stranger), "/").await.is_err());
     // A certificate for servers does not make a client.
