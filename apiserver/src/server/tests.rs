@@ -57,10 +57,10 @@ async fn with_bootstrapped<T>(
     let server = server(store, advertise).await;
     let (client, token) = (server.client(User::component("test")), CancellationToken::new());
     let objects = bootstrap::Objects::new(&server.app.config, server.app.registry.allocator(), 6443);
-    objects.ensure(client.clone()).await;
+    Box::pin(objects.ensure(client.clone())).await;
     let found = look(client).await;
     token.cancel();
-    server.run(token).await;
+    Box::pin(server.run(token)).await;
     found
 }
 

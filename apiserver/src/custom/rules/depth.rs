@@ -24,11 +24,7 @@ pub(super) fn is_too_deep(text: &str) -> bool {
                 continue;
             }
             b'(' | b'[' | b'{' => open.push(0),
-            b')' | b']' | b'}' => {
-                if open.len() > 1 {
-                    sum -= open.pop().unwrap_or(0);
-                }
-            }
+            b')' | b']' | b'}' if open.len() > 1 => sum -= open.pop().unwrap_or(0),
             b'+' | b'-' | b'*' | b'/' | b'%' | b'<' | b'>' | b'=' | b'!' | b'&' | b'|' | b'?' | b'.' => {
                 // `&&` and `<=` are one; `!!` and `--` are two.
                 let next = bytes.get(at + 1);
