@@ -277,7 +277,7 @@ fn syncing(state: &mut State, world: &World<'_>, now: Timestamp, effects: &mut V
         effects.push(Effect::WakeAt(end));
     }
     state.replacing.retain(|id| world.containers.iter().any(|c| c.id == *id));
-    let plan = container_plan::plan(&Inputs {
+    let mut plan = container_plan::plan(&Inputs {
         pod: world.pod,
         containers: world.containers,
         health: world.health,
@@ -349,9 +349,9 @@ fn perform(state: &mut State, world: &World<'_>, plan: Plan, now: Timestamp, eff
             state.backoff.next(&start.name, &hash, ended, now);
         }
     }
-    for until in plan.backing_off.values() {
-        effects.push(Effect::WakeAt(*until));
-    }
+    // What is being started has waited; its end is still the newest that is known of it.
+    plan.backing_off.retain(|name, _| !world.running.contains(&Op::Start(name.clone())));
+    effects.extend(plan.backing_off.values().map(|until| Effect::WakeAt(*until)));
     state.backing_off = plan.backing_off;
 }
 

@@ -18,7 +18,7 @@ pub(crate) const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
 /// Why a resize has to wait: for room, or for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pending {
+pub(crate) struct Pending {
     /// `Deferred` or `Infeasible`.
     pub reason: &'static str,
     pub message: String,

@@ -5,6 +5,7 @@ use crate::{
     Config,
     addresses::Addresses,
     container_plan::spec_hash,
+    container_spec,
     pods::Lookup,
     runtime::{ContainerSpec, Runtime, SandboxSpec, fake::Fake},
 };
@@ -25,11 +26,14 @@ fn pod(name: &str, uid: &str, deleted: bool) -> Pod {
 
 /// A container of a pod, and its sandbox, as an earlier kubelet left them.
 async fn leave(runtime: &Fake, name: &str, uid: &str) {
-    let hash = spec_hash(&pod(name, uid, false).spec.unwrap().containers[0]);
+    let made_of = pod(name, uid, false).spec.unwrap();
+    let container = &made_of.containers[0];
+    let (hash, resources) = (spec_hash(container), container_spec::resources(&made_of, container, 0));
     let pod = PodRef { namespace: "ns".into(), name: name.into(), uid: uid.into() };
     let sandbox = SandboxSpec { pod: pod.clone(), ..SandboxSpec::default() };
     let sandbox_id = runtime.run_sandbox(&sandbox).await.unwrap().id;
-    let spec = ContainerSpec { pod, sandbox_id, name: name.into(), hash, ..ContainerSpec::default() };
+    let spec =
+        ContainerSpec { pod, sandbox_id, name: name.into(), hash, resources, ..ContainerSpec::default() };
     let id = runtime.create_container(&spec).await.unwrap();
     runtime.start_container(&id).await.unwrap();
 }

@@ -103,8 +103,9 @@ fn restarts_count_for_the_back_off_once_they_are_begun() {
     assert_eq!(case.step(1), [Effect::StartContainer { container: "a".into(), attempt: 1 }]);
     assert_eq!(case.state.backoff.delay("a").as_secs(), 10);
     case.running.insert(Op::Start("a".into()));
-    case.step(1);
+    assert_eq!(case.step(1), []);
     assert_eq!(case.state.backoff.delay("a").as_secs(), 10);
+    assert!(case.state.backing_off.is_empty(), "it is being started");
     case.running.clear();
     case.containers.push(container(&case.pod, "a", 1, exited(1, 2)));
     assert_eq!(case.step(3), [Effect::WakeAt(at(12))]);
