@@ -277,7 +277,7 @@ fn syncing(state: &mut State, world: &World<'_>, now: Timestamp, effects: &mut V
         effects.push(Effect::WakeAt(end));
     }
     state.replacing.retain(|id| world.containers.iter().any(|c| c.id == *id));
-    let mut plan = container_plan::plan(&Inputs {
+    let plan = container_plan::plan(&Inputs {
         pod: world.pod,
         containers: world.containers,
         health: world.health,
@@ -303,7 +303,7 @@ fn active_deadline(pod: &Pod) -> Option<Timestamp> {
 }
 
 /// Turns a plan into effects, minus what is already being done and what has to wait.
-fn perform(state: &mut State, world: &World<'_>, plan: Plan, now: Timestamp, effects: &mut Vec<Effect>) {
+fn perform(state: &mut State, world: &World<'_>, mut plan: Plan, now: Timestamp, effects: &mut Vec<Effect>) {
     for kill in plan.kill {
         let already = |op: &Op| matches!(op, Op::Kill { id, .. } if *id == kill.id);
         if world.running.iter().any(already) || is_held(world, now, &Op::any_kill(&kill.id), effects) {
