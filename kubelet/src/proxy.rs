@@ -29,12 +29,7 @@ use k8s_openapi::api::{
 };
 use kernel::Kernel;
 use state::State;
-use std::{
-    collections::{BTreeSet, HashSet},
-    net::Ipv4Addr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, net::Ipv4Addr, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -55,6 +50,19 @@ pub struct Config {
     /// All pods' addresses, of all nodes.
     pub cluster_cidr: Cidr,
     pub service_cidr: Cidr,
+}
+
+impl Config {
+    fn local_nodes(&self) -> services::LocalNodes {
+        self.nodes.iter().map(|node| (node.name.clone(), node.network())).collect()
+    }
+}
+
+impl LocalNode {
+    /// By which it is known in the kernel: the address of its pod range.
+    fn network(&self) -> Ipv4Addr {
+        self.pod_cidr.address_and_mask().0
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -91,7 +99,7 @@ enum Mark {
 
 pub struct Proxy {
     config: Arc<Config>,
-    local_nodes: BTreeSet<String>,
+    local_nodes: services::LocalNodes,
     services: Store<Service>,
     slices: Store<EndpointSlice>,
     pods: Store<Pod>,
@@ -133,7 +141,7 @@ impl Proxy {
             }
         });
         Self {
-            local_nodes: config.nodes.iter().map(|n| n.name.clone()).collect(),
+            local_nodes: config.local_nodes(),
             config: Arc::new(config),
             services,
             slices,
@@ -294,7 +302,7 @@ impl Proxy {
                 }
                 Mark::Pod(key) => {
                     let pod = key.split_once('/').and_then(|(ns, name)| self.pods.get(ns, name));
-                    let elements = pod.map(|pod| services::of_pod(&pod, &self.config.nodes));
+                    let elements = pod.map(|pod| services::of_pod(&pod, &self.local_nodes));
                     state.set(format!("pod:{key}"), elements.unwrap_or_default());
                 }
             }

@@ -394,12 +394,79 @@ fn each_virtual_node_is_a_node() {
     until_answered(&format!("http://{}:8099/", ip(1)), |seen| seen == "web-b");
     assert!(!curl(&[&format!("http://{}:8099/", ip(2))]).success());
 
+    each_node_has_its_own_endpoints(&c, &nodes, &port);
+    a_host_port_is_free_once_a_node(&c);
     // Without being told where to go they spread.
     c.apply(&format!("{}{}{}", spread("s1"), spread("s2"), spread("s3")));
     let mut on: Vec<_> = ["s1", "s2", "s3"].map(|pod| placed(&c, pod).node).to_vec();
     on.sort();
     on.dedup();
     assert_eq!(on.len(), 3, "{on:?}");
+}
+
+/// Services whose traffic is `Local` lead to the pods of one node; the third has none.
+#[track_caller]
+fn each_node_has_its_own_endpoints(c: &TestCluster, nodes: &[String; 3], port: &str) {
+    let local = r#"{"spec":{"externalTrafficPolicy":"Local","internalTrafficPolicy":"Local"}}"#;
+    c.kubectl(&["patch", "service", "web", "-p", local]);
+    let ip = |n: usize| {
+        c.field(&format!("node/{}", nodes[n]), r#".status.addresses[?(@.type=="InternalIP")].address"#)
+    };
+    // From outside of a node: to the machine, which is the first node, the others are other nodes.
+    wait_for("nobody to answer on the third node", DEADLINE, || {
+        let seen = curl(&["--max-time", "1", &format!("http://{}:{port}/", ip(2))]);
+        if seen.success() { Err(seen) } else { Ok(()) }
+    });
+    for _ in 0..8 {
+        assert_eq!(curl(&[&format!("http://{}:{port}/", ip(1))]).ok().trim(), "web-b");
+    }
+    until_answered(&format!("http://{}:{port}/", ip(0)), |seen| seen == "web-b");
+    until_answered(&format!("http://{}:{port}/", ip(0)), |seen| seen == "web-a");
+    // Inside: pods on a node with an endpoint reach that one, by the service's name, and the others none.
+    let near = client("minik8s-test/node", &nodes[1]).replace("name: client", "name: near");
+    c.apply(&near);
+    c.wait_ready("near");
+    let look = "require('http').get('http://web/', {timeout: 1000}, r => r.pipe(process.stdout))
+        .on('timeout', () => { console.log('silence'); process.exit() }).on('error', e => console.log(e.message))";
+    for _ in 0..5 {
+        assert_eq!(c.kubectl(&["exec", "near", "--", "node", "-e", look]).trim(), "web-b");
+        assert_eq!(c.kubectl(&["exec", "client", "--", "node", "-e", look]).trim(), "silence");
+    }
+}
+
+/// Pods that want the same port go to as many nodes as there are, and the rest wait.
+#[track_caller]
+fn a_host_port_is_free_once_a_node(c: &TestCluster) {
+    c.apply(
+        "
+apiVersion: apps/v1
+kind: ReplicaSet
+metadata: {name: greedy}
+spec:
+  replicas: 4
+  selector: {matchLabels: {app: greedy}}
+  template:
+    metadata: {labels: {app: greedy}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: main
+        image: minik8s-test/busybox
+        imagePullPolicy: IfNotPresent
+        command: [sleep, '86400']
+        ports: [{containerPort: 8080, hostPort: 8098}]
+",
+    );
+    let ready = ["replicaset/greedy", "-o=jsonpath={.status.readyReplicas}"];
+    c.wait_get(&ready, DEADLINE, |n| n == "3");
+    let nodes = c.kubectl(&["get", "pods", "-l=app=greedy", "-o=jsonpath={.items[*].spec.nodeName}"]);
+    let mut nodes: Vec<&str> = nodes.split(' ').collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    assert_eq!(nodes.len(), 3, "{nodes:?}");
+    let events = ["events", "--field-selector=reason=FailedScheduling", "-o=jsonpath={.items[*].message}"];
+    c.wait_get(&events, DEADLINE, |said| said.contains("3 node(s) didn't have free ports"));
+    c.kubectl(&["delete", "replicaset", "greedy"]);
 }
 
 fn spread(name: &str) -> String {

@@ -49,12 +49,19 @@ pub(crate) mod kind {
 #[derive(Clone, Copy)]
 pub(crate) struct Register(pub(crate) u32);
 
+impl Register {
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 pub(crate) const R0: Register = Register(8);
 pub(crate) const R1: Register = Register(9);
 pub(crate) const R2: Register = Register(10);
 pub(crate) const R3: Register = Register(11);
-/// Beyond the four that keys take.
 pub(crate) const R4: Register = Register(12);
+/// Beyond the five that keys take.
+const SCRATCH: Register = Register(13);
 /// Where a verdict goes.
 const VERDICT_REGISTER: u32 = 0;
 
@@ -62,8 +69,6 @@ const VERDICT_REGISTER: u32 = 0;
 pub(crate) enum Verdict<'a> {
     Accept,
     Drop,
-    /// Go on after the jump that led here.
-    Return,
     Jump(&'a str),
     Goto(&'a str),
 }
@@ -240,7 +245,6 @@ impl Verdict<'_> {
         let (code, chain) = match self {
             Verdict::Drop => (0, None),
             Verdict::Accept => (1, None),
-            Verdict::Return => (-5i32, None),
             Verdict::Jump(chain) => (-3i32, Some(chain)),
             Verdict::Goto(chain) => (-4, Some(chain)),
         };
@@ -317,6 +321,18 @@ impl Rule<'_> {
             b.u32(3, 4);
             b.nest(4, |b| b.bytes(1, &mask));
             b.nest(5, |b| b.bytes(1, &xor));
+        });
+    }
+
+    /// Leaves those bits of the register that the mask has.
+    pub(crate) fn mask(&mut self, register: Register, mask: std::net::Ipv4Addr) {
+        self.bitwise(register, mask.octets(), [0; 4]);
+    }
+
+    pub(crate) fn constant(&mut self, to: Register, address: std::net::Ipv4Addr) {
+        self.expression("immediate", |b| {
+            b.u32(1, to.0);
+            b.nest(2, |b| b.bytes(1, &address.octets()));
         });
     }
 
@@ -410,26 +426,24 @@ impl Rule<'_> {
         self.compare(R0, true, &bit.to_ne_bytes());
     }
 
-    /// A random index below `modulus`, plus `offset`.
-    pub(crate) fn random(&mut self, to: Register, modulus: u32, offset: u32) {
+    /// A random index below `modulus`.
+    pub(crate) fn random(&mut self, to: Register, modulus: u32) {
         self.expression("numgen", |b| {
             b.u32(1, to.0);
             b.u32(2, modulus);
             b.u32(3, 1);
-            b.u32(4, offset);
         });
     }
 
-    /// An index below `modulus` that depends on the client's address only, plus `offset`.
-    pub(crate) fn hash_source(&mut self, to: Register, modulus: u32, offset: u32, seed: u32) {
-        self.load_source(R4);
+    /// An index below `modulus` that depends on the client's address only.
+    pub(crate) fn hash_source(&mut self, to: Register, modulus: u32, seed: u32) {
+        self.load_source(SCRATCH);
         self.expression("hash", |b| {
-            b.u32(1, R4.0);
+            b.u32(1, SCRATCH.0);
             b.u32(2, to.0);
             b.u32(3, 4);
             b.u32(4, modulus);
             b.u32(5, seed);
-            b.u32(6, offset);
             b.u32(7, 0);
         });
     }

@@ -1,15 +1,15 @@
 //! Which elements a Service, with its EndpointSlices, and a Pod, with its host ports, want. Pure.
+//!
+//! Where a policy is `Local`, each node of this machine has elements of its own, under the address of its pod range. The
+//! machine itself is the first node: so are its other addresses, and clients that are not pods.
 
-use super::{
-    LocalNode,
-    elements::{Chain, Element, Key, Protocol, Set, Value},
-};
+use super::elements::{Chain, Element, Key, Protocol, Set, Value};
 use k8s_openapi::api::{
     core::v1::{Pod, Service, ServicePort, ServiceSpec},
     discovery::v1::EndpointSlice,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     hash::{Hash, Hasher},
     net::Ipv4Addr,
     sync::Arc,
@@ -18,23 +18,24 @@ use std::{
 /// Slots over which a service with ClientIP affinity spreads its clients: a hash of the client's address chooses
 /// the slot, the slot has its endpoint. More slots spread more evenly; each is one element.
 pub(crate) const AFFINITY_SLOTS: u32 = 128;
-/// Indexes of a node port's endpoints on this machine, beside those of all its endpoints.
-pub(crate) const LOCAL_OFFSET: u32 = 0x1_0000;
 /// Endpoints of one port that are used; more would spread no further on this machine.
 const MAX_ENDPOINTS: usize = 0x1000;
+
+/// The nodes whose pods are on this machine, by name: the addresses of their pod ranges.
+pub(crate) type LocalNodes = BTreeMap<String, Ipv4Addr>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Endpoint {
     address: Ipv4Addr,
     port: u16,
-    local: bool,
+    /// Its node, if that is one of this machine's.
+    node: Option<Ipv4Addr>,
 }
 
-/// `local_nodes`: the nodes whose pods are on this machine.
 pub(crate) fn of_service(
     service: &Service,
     slices: &[Arc<EndpointSlice>],
-    local_nodes: &BTreeSet<String>,
+    local_nodes: &LocalNodes,
 ) -> Vec<Element> {
     let mut out = Elements::default();
     let Some(spec) = &service.spec else { return out.0 };
@@ -55,16 +56,16 @@ pub(crate) fn of_service(
         else {
             continue;
         };
-        let all = endpoints(port, protocol, slices, local_nodes);
+        let found = Found::new(port, protocol, slices, local_nodes);
         let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
-        let service = OnePort { all: &all, affinity, protocol };
+        let service = OnePort { all: &found.everywhere(), found: &found, affinity, protocol, local_nodes };
         for address in &cluster {
             let key = Key::service(*address, protocol, number);
-            service.address(&mut out, key, is_local(spec.internal_traffic_policy.as_deref()), false);
+            service.cluster_address(&mut out, key, is_local(spec.internal_traffic_policy.as_deref()));
         }
         let local = is_local(spec.external_traffic_policy.as_deref());
         for address in outside.difference(&cluster) {
-            service.address(&mut out, Key::service(*address, protocol, number), local, true);
+            service.outside_address(&mut out, Key::service(*address, protocol, number), local);
         }
         if let Some(port) = node_port(spec, port) {
             service.node_port(&mut out, port, local);
@@ -83,38 +84,70 @@ fn node_port(spec: &ServiceSpec, port: &ServicePort) -> Option<u16> {
         .flatten()
 }
 
-/// The endpoints of one port, in a fixed order. Ready ones; if there is none, those that still serve while they
-/// terminate (KEP-1669).
-fn endpoints(
-    port: &ServicePort,
-    protocol: Protocol,
-    slices: &[Arc<EndpointSlice>],
-    local_nodes: &BTreeSet<String>,
-) -> Vec<Endpoint> {
-    let name = port.name.as_deref().unwrap_or_default();
-    let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
-    for slice in slices {
-        let ports = slice.ports.iter().flatten();
-        let matching = ports.filter(|p| {
-            p.name.as_deref().unwrap_or_default() == name
-                && Protocol::parse(p.protocol.as_deref()) == Some(protocol)
-        });
-        for number in matching.filter_map(|p| p.port.and_then(|n| u16::try_from(n).ok())) {
-            for endpoint in slice.endpoints.iter().flatten() {
-                let Some(address) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else { continue };
-                let local = endpoint.node_name.as_ref().is_some_and(|n| local_nodes.contains(n));
-                let found = Endpoint { address, port: number, local };
-                let conditions = endpoint.conditions.as_ref();
-                if conditions.and_then(|c| c.ready).unwrap_or(true) {
-                    ready.insert(found);
-                } else if conditions.is_some_and(|c| c.serving == Some(true) && c.terminating == Some(true)) {
-                    serving.insert(found);
+/// The endpoints of one port.
+#[derive(Default)]
+struct Found {
+    ready: BTreeSet<Endpoint>,
+    /// Those that still serve while they terminate.
+    serving: BTreeSet<Endpoint>,
+}
+
+impl Found {
+    fn new(
+        port: &ServicePort,
+        protocol: Protocol,
+        slices: &[Arc<EndpointSlice>],
+        local_nodes: &LocalNodes,
+    ) -> Self {
+        let name = port.name.as_deref().unwrap_or_default();
+        let mut found = Self::default();
+        for slice in slices {
+            let ports = slice.ports.iter().flatten();
+            let matching = ports.filter(|p| {
+                p.name.as_deref().unwrap_or_default() == name
+                    && Protocol::parse(p.protocol.as_deref()) == Some(protocol)
+            });
+            for number in matching.filter_map(|p| p.port.and_then(|n| u16::try_from(n).ok())) {
+                for endpoint in slice.endpoints.iter().flatten() {
+                    let Some(address) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else {
+                        continue;
+                    };
+                    let node = endpoint.node_name.as_ref().and_then(|n| local_nodes.get(n)).copied();
+                    let known = Endpoint { address, port: number, node };
+                    let conditions = endpoint.conditions.as_ref();
+                    if conditions.and_then(|c| c.ready).unwrap_or(true) {
+                        found.ready.insert(known);
+                    } else if conditions
+                        .is_some_and(|c| c.serving == Some(true) && c.terminating == Some(true))
+                    {
+                        found.serving.insert(known);
+                    }
                 }
             }
         }
+        found
     }
-    let chosen = if ready.is_empty() { serving } else { ready };
-    chosen.into_iter().take(MAX_ENDPOINTS).collect()
+
+    fn everywhere(&self) -> Vec<Endpoint> {
+        self.those(|_| true)
+    }
+
+    fn on_this_machine(&self) -> Vec<Endpoint> {
+        self.those(|e| e.node.is_some())
+    }
+
+    fn on(&self, node: Ipv4Addr) -> Vec<Endpoint> {
+        self.those(|e| e.node == Some(node))
+    }
+
+    /// In a fixed order. Ready ones; if there is none among them, those that still serve (KEP-1669).
+    fn those(&self, wanted: impl Fn(&Endpoint) -> bool) -> Vec<Endpoint> {
+        let of = |all: &BTreeSet<Endpoint>| -> Vec<Endpoint> {
+            all.iter().filter(|e| wanted(e)).take(MAX_ENDPOINTS).copied().collect()
+        };
+        let ready = of(&self.ready);
+        if ready.is_empty() { of(&self.serving) } else { ready }
+    }
 }
 
 #[derive(Default)]
@@ -133,9 +166,12 @@ impl Elements {
 }
 
 struct OnePort<'a> {
+    found: &'a Found,
+    /// What it finds everywhere.
     all: &'a [Endpoint],
     affinity: bool,
     protocol: Protocol,
+    local_nodes: &'a LocalNodes,
 }
 
 impl OnePort<'_> {
@@ -144,13 +180,14 @@ impl OnePort<'_> {
         self.affinity && endpoints.len() > 1
     }
 
-    fn local(&self) -> Vec<Endpoint> {
-        self.all.iter().filter(|e| e.local).copied().collect()
+    /// The chain for so many endpoints, or for sticky clients.
+    fn choose(&self, endpoints: &[Endpoint], random: fn(u32) -> Chain, sticky: Chain) -> Value {
+        Value::Goto(if self.is_sticky(endpoints) { sticky } else { random(count(endpoints)) })
     }
 
-    /// Endpoints from index `offset` on, or the slots of clients; with the hairpin of those on this machine.
-    fn endpoints(&self, out: &mut Elements, set: Set, key: Key, offset: u32, endpoints: &[Endpoint]) {
-        for endpoint in endpoints.iter().filter(|e| e.local) {
+    /// Endpoints by index, or the slots of clients; with the hairpin of those on this machine.
+    fn endpoints(&self, out: &mut Elements, set: Set, key: Key, endpoints: &[Endpoint]) {
+        for endpoint in endpoints.iter().filter(|e| e.node.is_some()) {
             out.push(Set::Hairpin, Key::hairpin(endpoint.address), Value::Member);
         }
         let sticky = self.is_sticky(endpoints);
@@ -158,54 +195,73 @@ impl OnePort<'_> {
         for index in 0..count {
             let chosen = if sticky { slot(endpoints, index) } else { endpoints.get(index as usize) };
             if let Some(chosen) = chosen {
-                out.push(set, key.at(offset + index), Value::Endpoint(chosen.address, chosen.port));
+                out.push(set, key.at(index), Value::Endpoint(chosen.address, chosen.port));
             }
         }
     }
 
-    /// At an address of the service's own, or (`outside`) at one by which it is reached from elsewhere.
-    fn address(&self, out: &mut Elements, key: Key, local_only: bool, outside: bool) {
-        let local = self.local();
-        let used = if local_only { local.as_slice() } else { self.all };
+    /// At an address of the service's own; where `local`, clients are served on their own node.
+    fn cluster_address(&self, out: &mut Elements, key: Key, local: bool) {
+        if self.all.is_empty() {
+            return out.push(Set::NoEndpoints, key, Value::Reject);
+        }
+        if !local {
+            self.endpoints(out, Set::Endpoints, key, self.all);
+            let chain = self.choose(self.all, Chain::Balance, Chain::Affinity);
+            return out.push(Set::Services, key, chain);
+        }
+        for node in self.local_nodes.values() {
+            let (own, key) = (self.found.on(*node), key.on(*node));
+            if own.is_empty() {
+                out.push(Set::NoLocalEndpoints, key, Value::Drop);
+                continue;
+            }
+            self.endpoints(out, Set::LocalEndpoints, key, &own);
+            let chain = self.choose(&own, Chain::Local, Chain::LocalAffinity);
+            out.push(Set::LocalServices, key, chain);
+        }
+    }
+
+    /// At an address by which it is reached from elsewhere, which is the machine's before all of its nodes: where `local`,
+    /// the endpoints of all of them, which see the client's address.
+    fn outside_address(&self, out: &mut Elements, key: Key, local: bool) {
+        let used = if local { self.found.on_this_machine() } else { self.all.to_vec() };
         if used.is_empty() {
             // Somewhere else there is one: silence, so that a balancer in front looks on there.
             let value = if self.all.is_empty() { Value::Reject } else { Value::Drop };
             return out.push(Set::NoEndpoints, key, value);
         }
-        self.endpoints(out, Set::Endpoints, key, 0, used);
-        let chain = match (outside && !local_only, self.is_sticky(used)) {
-            (false, false) => Chain::Balance(count(used)),
-            (false, true) => Chain::Affinity,
-            (true, false) => Chain::Outside(count(used)),
-            (true, true) => Chain::OutsideAffinity,
+        self.endpoints(out, Set::Endpoints, key, &used);
+        let chain = if local {
+            self.choose(&used, Chain::Balance, Chain::Affinity)
+        } else {
+            self.choose(&used, Chain::Outside, Chain::OutsideAffinity)
         };
-        out.push(Set::Services, key, Value::Goto(chain));
+        out.push(Set::Services, key, chain);
     }
 
-    fn node_port(&self, out: &mut Elements, port: u16, local_only: bool) {
+    fn node_port(&self, out: &mut Elements, port: u16, local: bool) {
         let key = Key::node_port(self.protocol, port);
         if self.all.is_empty() {
             return out.push(Set::NoNodePortEndpoints, key, Value::Reject);
         }
-        self.endpoints(out, Set::NodePortEndpoints, key, 0, self.all);
-        let everywhere =
-            if self.is_sticky(self.all) { Chain::NodePortAffinity } else { Chain::NodePort(count(self.all)) };
-        if !local_only {
-            return out.push(Set::NodePorts, key, Value::Goto(everywhere));
+        self.endpoints(out, Set::NodePortEndpoints, key, self.all);
+        let everywhere = self.choose(self.all, Chain::NodePort, Chain::NodePortAffinity);
+        if !local {
+            return out.push(Set::NodePorts, key, everywhere);
         }
-        // The machine itself and its pods are not outside: they reach all endpoints (as kube-proxy has it).
-        out.push(Set::InnerNodePorts, key, Value::Goto(everywhere));
-        let local = self.local();
-        if local.is_empty() {
-            return out.push(Set::NoNodePortEndpoints, key, Value::Drop);
+        for node in self.local_nodes.values() {
+            let (own, key) = (self.found.on(*node), key.on(*node));
+            // A node's own pods are not outside: they reach all endpoints (as kube-proxy has it).
+            out.push(Set::InnerNodePorts, key, everywhere);
+            if own.is_empty() {
+                out.push(Set::NoLocalNodePortEndpoints, key, Value::Drop);
+                continue;
+            }
+            self.endpoints(out, Set::LocalNodePortEndpoints, key, &own);
+            let chain = self.choose(&own, Chain::LocalNodePort, Chain::LocalNodePortAffinity);
+            out.push(Set::LocalNodePorts, key, chain);
         }
-        self.endpoints(out, Set::NodePortEndpoints, key, LOCAL_OFFSET, &local);
-        let chain = if self.is_sticky(&local) {
-            Chain::LocalNodePortAffinity
-        } else {
-            Chain::LocalNodePort(count(&local))
-        };
-        out.push(Set::NodePorts, key, Value::Goto(chain));
     }
 }
 
@@ -239,15 +295,13 @@ impl Hasher for Fnv {
     }
 }
 
-/// The host ports of a pod on one of this machine's nodes. The first node is the machine itself, at all of its addresses but
-/// those of the other nodes; each of those has one address of its own.
-pub(crate) fn of_pod(pod: &Pod, nodes: &[LocalNode]) -> Vec<Element> {
+/// The host ports of a pod on one of this machine's nodes: each node has its own.
+pub(crate) fn of_pod(pod: &Pod, local_nodes: &LocalNodes) -> Vec<Element> {
     let mut out = Elements::default();
     let Some(spec) = &pod.spec else { return out.0 };
-    let Some(place) = nodes.iter().position(|n| Some(&n.name) == spec.node_name.as_ref()) else {
+    let Some(node) = spec.node_name.as_ref().and_then(|name| local_nodes.get(name)) else {
         return out.0;
     };
-    let own_address = nodes.get(place).filter(|_| place > 0).map(|n| n.gateway);
     let status = pod.status.as_ref();
     let over = status.and_then(|s| s.phase.as_deref()).is_some_and(|p| matches!(p, "Succeeded" | "Failed"));
     let address = status.and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse::<Ipv4Addr>().ok());
@@ -268,17 +322,13 @@ pub(crate) fn of_pod(pod: &Pod, nodes: &[LocalNode]) -> Vec<Element> {
         let target = Value::Endpoint(address, number);
         out.push(Set::Hairpin, Key::hairpin(address), Value::Member);
         let wanted = port.host_ip.as_deref().unwrap_or_default().parse::<Ipv4Addr>().ok();
-        match wanted.filter(|ip| !ip.is_unspecified()).or(own_address) {
+        match wanted.filter(|ip| !ip.is_unspecified()) {
             Some(host) => {
                 let key = Key::service(host, protocol, host_port);
                 out.push(Set::Services, key, Value::Goto(Chain::Balance(1)));
                 out.push(Set::Endpoints, key, target);
             }
-            None => {
-                let key = Key::node_port(protocol, host_port);
-                out.push(Set::HostPorts, key, Value::Goto(Chain::LocalNodePort(1)));
-                out.push(Set::NodePortEndpoints, key.at(LOCAL_OFFSET), target);
-            }
+            None => out.push(Set::HostPorts, Key::node_port(protocol, host_port).on(*node), target),
         }
     }
     out.finish()

@@ -122,7 +122,7 @@ impl State {
                 continue;
             }
             if key.protocol == Protocol::Udp {
-                udp.insert((key.address, key.port));
+                udp.insert(asked(&key));
             }
             if before.is_some() {
                 changes.remove.entry(set).or_default().push(key);
@@ -134,26 +134,29 @@ impl State {
         }
         changes.remove.values_mut().for_each(|keys| keys.sort());
         changes.add.values_mut().for_each(|elements| elements.sort());
-        changes.udp = udp.into_iter().map(|(address, port)| self.udp_service(address, port)).collect();
+        changes.udp = self.udp_services(udp);
         changes
     }
 
-    fn udp_service(&self, address: Ipv4Addr, port: u16) -> UdpService {
-        let key = Key::service(address, Protocol::Udp, port);
-        let of_node = address.is_unspecified();
-        let set = if of_node { Set::NodePortEndpoints } else { Set::Endpoints };
-        let mut endpoints = HashSet::new();
-        for offset in [0, super::services::LOCAL_OFFSET] {
-            for index in 0.. {
-                let Some((Value::Endpoint(address, port), _)) =
-                    self.placed.get(&(set, key.at(offset + index)))
-                else {
-                    break;
-                };
-                endpoints.insert((*address, *port));
+    /// With all endpoints they lead to, from whichever node.
+    fn udp_services(&self, changed: BTreeSet<(Option<Ipv4Addr>, u16)>) -> Vec<UdpService> {
+        if changed.is_empty() {
+            return Vec::new();
+        }
+        let mut endpoints: BTreeMap<_, HashSet<_>> =
+            changed.into_iter().map(|c| (c, HashSet::new())).collect();
+        for ((_, key), (value, _)) in &self.placed {
+            if let Value::Endpoint(address, port) = value
+                && key.protocol == Protocol::Udp
+                && let Some(known) = endpoints.get_mut(&asked(key))
+            {
+                known.insert((*address, *port));
             }
         }
-        UdpService { address: (!of_node).then_some(address), port, endpoints }
+        endpoints
+            .into_iter()
+            .map(|((address, port), endpoints)| UdpService { address, port, endpoints })
+            .collect()
     }
 
     /// All there is to be, for a full replace; forgets what had changed.
@@ -168,6 +171,11 @@ impl State {
         changes.add.values_mut().for_each(|elements| elements.sort());
         changes
     }
+}
+
+/// What clients ask for: an address and a port, or a port of this machine.
+fn asked(key: &Key) -> (Option<Ipv4Addr>, u16) {
+    (Some(key.address).filter(|address| !address.is_unspecified()), key.port)
 }
 
 fn chain_of(value: Value) -> Option<Chain> {

@@ -50,8 +50,8 @@ fn two_nodes() -> Config {
     config
 }
 
-fn here() -> BTreeSet<String> {
-    BTreeSet::from(["here".to_owned()])
+fn here() -> services::LocalNodes {
+    config().local_nodes()
 }
 
 fn meta(namespace: &str, name: &str) -> ObjectMeta {
@@ -71,11 +71,21 @@ fn node_port(spec: &mut ServiceSpec, port: i32) {
     spec.ports.as_mut().unwrap()[0].node_port = Some(port);
 }
 
-/// `*` after an address: on another node; `!`: not ready; `~`: terminating but serving.
+/// `*` after an address: on another machine; `@`: on the second node of this one; `!`: not ready; `~`: terminating but
+/// serving.
 fn slice(service: &str, name: &str, protocol: &str, port: i32, endpoints: &[&str]) -> EndpointSlice {
     let endpoint = |text: &&str| Endpoint {
-        addresses: vec![text.trim_end_matches(['*', '!', '~']).to_owned()],
-        node_name: Some(if text.contains('*') { "there" } else { "here" }.to_owned()),
+        addresses: vec![text.trim_end_matches(['*', '@', '!', '~']).to_owned()],
+        node_name: Some(
+            if text.contains('*') {
+                "there"
+            } else if text.contains('@') {
+                "second"
+            } else {
+                "here"
+            }
+            .to_owned(),
+        ),
         conditions: Some(EndpointConditions {
             ready: Some(!text.contains(['!', '~'])),
             serving: Some(!text.contains('!')),
@@ -102,14 +112,21 @@ fn describe(elements: &[Element]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut counted: BTreeMap<String, usize> = BTreeMap::new();
     for Element { set, key, value } in elements {
+        let (address, port, index) = (key.address, key.port, key.index);
+        // The third byte tells the nodes apart.
+        let node = format!("node {}", key.node.octets()[2]);
         let place = match set {
-            Set::Services | Set::NoEndpoints => format!("{}:{}", key.address, key.port),
-            Set::Endpoints => format!("{}:{} {}", key.address, key.port, key.index),
-            Set::NodePorts | Set::InnerNodePorts | Set::HostPorts | Set::NoNodePortEndpoints => {
-                format!(":{}", key.port)
+            Set::Services | Set::NoEndpoints => format!("{address}:{port}"),
+            Set::Endpoints => format!("{address}:{port} {index}"),
+            Set::LocalServices | Set::NoLocalEndpoints => format!("{node} {address}:{port}"),
+            Set::LocalEndpoints => format!("{node} {address}:{port} {index}"),
+            Set::NodePorts | Set::NoNodePortEndpoints => format!(":{port}"),
+            Set::NodePortEndpoints => format!(":{port} {index}"),
+            Set::InnerNodePorts | Set::LocalNodePorts | Set::HostPorts | Set::NoLocalNodePortEndpoints => {
+                format!("{node} :{port}")
             }
-            Set::NodePortEndpoints => format!(":{} {:#x}", key.port, key.index),
-            Set::Hairpin => key.address.to_string(),
+            Set::LocalNodePortEndpoints => format!("{node} :{port} {index}"),
+            Set::Hairpin => address.to_string(),
         };
         let value = match value {
             Value::Goto(chain) => chain.to_string(),
@@ -124,8 +141,18 @@ fn describe(elements: &[Element]) -> Vec<String> {
 
 #[track_caller]
 fn check(service: &Service, slices: &[EndpointSlice], expected: &[&str]) {
+    check_on(&here(), service, slices, expected);
+}
+
+#[track_caller]
+fn check_on(
+    local_nodes: &services::LocalNodes,
+    service: &Service,
+    slices: &[EndpointSlice],
+    expected: &[&str],
+) {
     let slices: Vec<_> = slices.iter().cloned().map(Arc::new).collect();
-    let mut got = describe(&services::of_service(service, &slices, &here()));
+    let mut got = describe(&services::of_service(service, &slices, local_nodes));
     let mut expected: Vec<_> = expected.iter().map(|s| (*s).to_owned()).collect();
     got.sort();
     expected.sort();
@@ -182,7 +209,7 @@ fn node_ports() {
             "services 10.96.0.5:80 balance-1",
             "endpoints 10.96.0.5:80 0 10.244.2.7:8080",
             "node-ports :30080 node-port-1",
-            "node-port-endpoints :30080 0x0 10.244.2.7:8080",
+            "node-port-endpoints :30080 0 10.244.2.7:8080",
         ],
     );
     check(&web, &[], &["no-endpoints 10.96.0.5:80 reject", "no-node-port-endpoints :30080 reject"]);
@@ -201,9 +228,9 @@ fn external_traffic_policy_local() {
         &[
             cluster[0],
             cluster[1],
-            "inner-node-ports :30080 node-port-1",
-            "node-port-endpoints :30080 0x0 10.244.2.7:8080",
-            "no-node-port-endpoints :30080 drop",
+            "inner-node-ports node 1 :30080 node-port-1",
+            "node-port-endpoints :30080 0 10.244.2.7:8080",
+            "no-local-node-port-endpoints node 1 :30080 drop",
         ],
     );
     check(
@@ -214,28 +241,115 @@ fn external_traffic_policy_local() {
             "endpoints 10.96.0.5:80 0 10.244.1.6:8080",
             "endpoints 10.96.0.5:80 1 10.244.2.7:8080",
             "hairpin 10.244.1.6 member",
-            "inner-node-ports :30080 node-port-2",
-            "node-port-endpoints :30080 0x0 10.244.1.6:8080",
-            "node-port-endpoints :30080 0x1 10.244.2.7:8080",
-            "node-ports :30080 local-node-port-1",
-            "node-port-endpoints :30080 0x10000 10.244.1.6:8080",
+            "inner-node-ports node 1 :30080 node-port-2",
+            "node-port-endpoints :30080 0 10.244.1.6:8080",
+            "node-port-endpoints :30080 1 10.244.2.7:8080",
+            "local-node-ports node 1 :30080 local-node-port-1",
+            "local-node-port-endpoints node 1 :30080 0 10.244.1.6:8080",
         ],
     );
+    check(&web, &[], &["no-endpoints 10.96.0.5:80 reject", "no-node-port-endpoints :30080 reject"]);
+}
+
+/// Two nodes of one machine are two nodes.
+#[test]
+fn external_traffic_policy_local_on_each_virtual_node() {
+    let web = service("web", "None", |s| {
+        node_port(s, 30080);
+        s.external_traffic_policy = Some("Local".into());
+    });
+    let nodes = two_nodes().local_nodes();
+    check_on(
+        &nodes,
+        &web,
+        &one(&["10.244.2.7@"]),
+        &[
+            "hairpin 10.244.2.7 member",
+            "inner-node-ports node 1 :30080 node-port-1",
+            "inner-node-ports node 2 :30080 node-port-1",
+            "node-port-endpoints :30080 0 10.244.2.7:8080",
+            "no-local-node-port-endpoints node 1 :30080 drop",
+            "local-node-ports node 2 :30080 local-node-port-1",
+            "local-node-port-endpoints node 2 :30080 0 10.244.2.7:8080",
+        ],
+    );
+    check_on(&nodes, &web, &[], &["no-node-port-endpoints :30080 reject"]);
+    // A balancer's address is the machine's, before all of its nodes.
+    let balanced = Service {
+        status: serde_json::from_value(
+            serde_json::json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}),
+        )
+        .ok(),
+        ..service("web", "None", |s| s.external_traffic_policy = Some("Local".into()))
+    };
+    check_on(
+        &nodes,
+        &balanced,
+        &one(&["10.244.2.7@", "10.244.9.9*"]),
+        &[
+            "services 192.0.2.1:80 balance-1",
+            "endpoints 192.0.2.1:80 0 10.244.2.7:8080",
+            "hairpin 10.244.2.7 member",
+        ],
+    );
+    check_on(&nodes, &balanced, &one(&["10.244.9.9*"]), &["no-endpoints 192.0.2.1:80 drop"]);
 }
 
 #[test]
 fn internal_traffic_policy_local_and_external_addresses() {
     let local = service("web", "10.96.0.5", |s| s.internal_traffic_policy = Some("Local".into()));
-    check(&local, &one(&["10.244.2.7*"]), &["no-endpoints 10.96.0.5:80 drop"]);
+    check(&local, &one(&["10.244.2.7*"]), &["no-local-endpoints node 1 10.96.0.5:80 drop"]);
+    check(&local, &[], &["no-endpoints 10.96.0.5:80 reject"]);
     check(
         &local,
         &one(&["10.244.2.7*", "10.244.1.1"]),
         &[
-            "services 10.96.0.5:80 balance-1",
-            "endpoints 10.96.0.5:80 0 10.244.1.1:8080",
+            "local-services node 1 10.96.0.5:80 local-1",
+            "local-endpoints node 1 10.96.0.5:80 0 10.244.1.1:8080",
             "hairpin 10.244.1.1 member",
         ],
     );
+    let nodes = two_nodes().local_nodes();
+    check_on(
+        &nodes,
+        &local,
+        &one(&["10.244.1.6", "10.244.1.7", "10.244.2.7@", "10.244.2.8@!"]),
+        &[
+            "local-services node 1 10.96.0.5:80 local-2",
+            "local-endpoints node 1 10.96.0.5:80 0 10.244.1.6:8080",
+            "local-endpoints node 1 10.96.0.5:80 1 10.244.1.7:8080",
+            "local-services node 2 10.96.0.5:80 local-1",
+            "local-endpoints node 2 10.96.0.5:80 0 10.244.2.7:8080",
+            "hairpin 10.244.1.6 member",
+            "hairpin 10.244.1.7 member",
+            "hairpin 10.244.2.7 member",
+        ],
+    );
+    // Of those that terminate each node uses its own, while it has no other.
+    check_on(
+        &nodes,
+        &local,
+        &one(&["10.244.1.6", "10.244.2.7@~"]),
+        &[
+            "local-services node 1 10.96.0.5:80 local-1",
+            "local-endpoints node 1 10.96.0.5:80 0 10.244.1.6:8080",
+            "local-services node 2 10.96.0.5:80 local-1",
+            "local-endpoints node 2 10.96.0.5:80 0 10.244.2.7:8080",
+            "hairpin 10.244.1.6 member",
+            "hairpin 10.244.2.7 member",
+        ],
+    );
+    let sticky = service("web", "10.96.0.5", |s| {
+        s.internal_traffic_policy = Some("Local".into());
+        s.session_affinity = Some("ClientIP".into());
+    });
+    let slices: Vec<_> =
+        one(&["10.244.2.6@", "10.244.2.7@", "10.244.1.6"]).into_iter().map(Arc::new).collect();
+    let elements = services::of_service(&sticky, &slices, &nodes);
+    let slots = elements.iter().filter(|e| e.set == Set::LocalEndpoints && e.key.node.octets()[2] == 2);
+    assert_eq!(slots.count(), services::AFFINITY_SLOTS as usize);
+    assert!(elements.iter().any(|e| e.value == Value::Goto(Chain::LocalAffinity)));
+    assert!(elements.iter().any(|e| e.value == Value::Goto(Chain::Local(1))), "one needs no slots");
     let external = service("web", "10.96.0.5", |s| s.external_ips = Some(vec!["192.0.2.9".into()]));
     check(
         &external,
@@ -300,31 +414,23 @@ fn host_port(host: i32, container: i32, ip: Option<&str>) -> ContainerPort {
 fn host_ports() {
     let ports = vec![host_port(8000, 80, None), host_port(9000, 90, Some("192.0.2.1"))];
     let web = pod("web", "10.244.1.6", ports);
-    let mut got = describe(&services::of_pod(&web, &config().nodes));
+    let mut got = describe(&services::of_pod(&web, &here()));
     got.sort();
     assert_eq!(
         got,
         [
             "endpoints 192.0.2.1:9000 0 10.244.1.6:90",
             "hairpin 10.244.1.6 member",
-            "host-ports :8000 local-node-port-1",
-            "node-port-endpoints :8000 0x10000 10.244.1.6:80",
+            "host-ports node 1 :8000 10.244.1.6:80",
             "services 192.0.2.1:9000 balance-1",
         ]
     );
-    // A second node of this machine has an address of its own, and so do its ports.
+    // A second node of this machine has ports of its own.
     let mut other = pod("web", "10.244.2.6", vec![host_port(8000, 80, None)]);
     other.spec.as_mut().unwrap().node_name = Some("second".into());
-    let mut got = describe(&services::of_pod(&other, &two_nodes().nodes));
+    let mut got = describe(&services::of_pod(&other, &two_nodes().local_nodes()));
     got.sort();
-    assert_eq!(
-        got,
-        [
-            "endpoints 10.244.2.1:8000 0 10.244.2.6:80",
-            "hairpin 10.244.2.6 member",
-            "services 10.244.2.1:8000 balance-1",
-        ]
-    );
+    assert_eq!(got, ["hairpin 10.244.2.6 member", "host-ports node 2 :8000 10.244.2.6:80",]);
     for change in [
         (|p| p.spec.as_mut().unwrap().node_name = Some("there".into())) as fn(&mut Pod),
         |p| p.spec.as_mut().unwrap().host_network = Some(true),
@@ -333,7 +439,7 @@ fn host_ports() {
     ] {
         let mut pod = web.clone();
         change(&mut pod);
-        assert_eq!(services::of_pod(&pod, &config().nodes), []);
+        assert_eq!(services::of_pod(&pod, &here()), []);
     }
 }
 
@@ -406,6 +512,34 @@ proptest! {
     }
 }
 
+/// Node-keyed elements lead as well where a service leads.
+#[test]
+fn udp_services_tell_all_their_endpoints() {
+    let dns = service("dns", "10.96.0.10", |s| {
+        s.ports.as_mut().unwrap()[0].protocol = Some("UDP".into());
+        s.internal_traffic_policy = Some("Local".into());
+        node_port(s, 30053);
+        s.external_traffic_policy = Some("Local".into());
+    });
+    let slices = |endpoints: &[&str]| vec![Arc::new(slice("dns", "dns-1", "UDP", 1053, endpoints))];
+    let nodes = two_nodes().local_nodes();
+    let mut state = State::default();
+    state.set(
+        "service:dns".into(),
+        services::of_service(&dns, &slices(&["10.244.1.1", "10.244.2.1@"]), &nodes),
+    );
+    let endpoints = |last: &[u8]| last.iter().map(|n| (Ipv4Addr::new(10, 244, *n, 1), 1053)).collect();
+    let expected = |last: &[u8]| {
+        vec![
+            UdpService { address: None, port: 30053, endpoints: endpoints(last) },
+            UdpService { address: Some([10, 96, 0, 10].into()), port: 80, endpoints: endpoints(last) },
+        ]
+    };
+    assert_eq!(state.take_changes().udp, expected(&[1, 2]));
+    state.set("service:dns".into(), services::of_service(&dns, &slices(&["10.244.1.1"]), &nodes));
+    assert_eq!(state.take_changes().udp, expected(&[1]));
+}
+
 /// The bytes of one change, so that the encoding does not move unnoticed.
 #[test]
 fn a_change_on_the_wire() {
@@ -471,6 +605,9 @@ fn the_kernel_takes_the_table_and_its_changes() {
         "10.96.0.5 . 6 . 80 : goto balance-2",
         "10.96.0.7 . 6 . 80 : goto do-reject",
         "ip daddr 10.96.0.0/16 reject",
+        "ip saddr & 255.255.255.0 . ip daddr . meta l4proto . th dport vmap @local-services",
+        "dnat ip to ip daddr & 255.255.255.0 . meta l4proto . th dport map @host-ports",
+        "10.244.1.0 . 6 . 30081 : goto local-node-port-1",
     ] {
         assert!(listing.contains(line), "no {line:?} in\n{listing}");
     }

@@ -197,6 +197,7 @@ async fn run() {
 
     cluster_addresses(&fake, &both).await;
     policies(&fake, &both).await;
+    policies_of_each_node(&fake).await;
     host_ports(&fake).await;
     udp_moves(&fake, &both).await;
     someone_flushes(&fake).await;
@@ -287,6 +288,62 @@ async fn policies(fake: &Fake, both: &[&str]) {
     until("no endpoint", outside, |a| a == "refused").await;
     fake.delete::<Service>("default", "port");
     until("no service", tcp("10.96.0.4:80"), |a| a == "refused").await;
+}
+
+/// The second node shares the machine with the first, and nothing of what is local to it.
+async fn policies_of_each_node(fake: &Fake) {
+    let local = |s: &mut ServiceSpec| {
+        s.internal_traffic_policy = Some("Local".into());
+        node_port(s, 30090);
+        s.external_traffic_policy = Some("Local".into());
+    };
+    fake.put(&service("each", "10.96.0.7", local));
+    fake.put(&slice("each", "each-1", "TCP", 8080, &["10.244.1.12", "10.244.2.13@"]));
+    // Inside: each client is served on its own node. The machine is the first.
+    until("own node", || ask_from("p1", "10.96.0.7:80", "tcp"), |a| a == "p2 from 10.244.1.11").await;
+    for _ in 0..8 {
+        assert_eq!(ask_from("p1", "10.96.0.7:80", "tcp"), "p2 from 10.244.1.11");
+        assert_eq!(ask_from("p3", "10.96.0.7:80", "tcp"), "p3 from 10.244.2.1", "itself, by hairpin");
+        assert_eq!(tcp("10.96.0.7:80")(), "p2 from 10.244.1.1");
+    }
+    // From outside: each node's address leads to its own endpoints, which see the client.
+    let ask_second = |from: &str| ask_from(from, "10.244.2.1:30090", "tcp");
+    for _ in 0..8 {
+        assert_eq!(ask_from("out", "192.0.2.1:30090", "tcp"), "p2 from 192.0.2.99");
+        assert_eq!(ask_second("p1"), "p3 from 10.244.1.11", "a pod of another node is outside");
+        assert_eq!(tcp("10.244.2.1:30090")(), "p3 from 10.244.2.1", "and so is the machine");
+    }
+    let from_inside: std::collections::BTreeSet<String> = (0..24).map(|_| ask_second("p3")).collect();
+    assert_eq!(from_inside.len(), 2, "a node's own pods reach all: {from_inside:?}");
+
+    // A node without endpoints drops what the other would answer.
+    fake.put(&slice("each", "each-1", "TCP", 8080, &["10.244.1.12"]));
+    until("nobody on the second node", || ask_second("p1"), |a| a == "silence").await;
+    assert_eq!(tcp("10.244.2.1:30090")(), "silence");
+    assert_eq!(ask_from("p3", "10.96.0.7:80", "tcp"), "silence");
+    assert!(ask_second("p3").starts_with("p2"), "its own pods are not outside");
+    assert_eq!(ask_from("p1", "10.96.0.7:80", "tcp"), "p2 from 10.244.1.11");
+    assert_eq!(ask_from("out", "192.0.2.1:30090", "tcp"), "p2 from 192.0.2.99");
+    fake.put(&slice("each", "each-1", "TCP", 8080, &["10.244.2.13@"]));
+    until("nobody on the first", || ask_from("out", "192.0.2.1:30090", "tcp"), |a| a == "silence").await;
+    assert_eq!(tcp("10.96.0.7:80")(), "silence");
+    assert!(tcp("192.0.2.1:30090")().starts_with("p3"), "the machine is not outside of itself");
+    assert_eq!(ask_second("p1"), "p3 from 10.244.1.11");
+    fake.delete::<EndpointSlice>("default", "each-1");
+    until("nobody at all", || ask_second("p1"), |a| a == "refused").await;
+    assert_eq!(ask_from("p1", "10.96.0.7:80", "tcp"), "refused");
+
+    // As each node's DNS is found: every node has an endpoint of its own.
+    fake.put(&service("local-dns", "10.96.0.11", |s| {
+        udp(s);
+        s.internal_traffic_policy = Some("Local".into());
+    }));
+    fake.put(&slice("local-dns", "local-dns-1", "UDP", 8080, &["10.244.1.12"]));
+    fake.put(&slice("local-dns", "local-dns-2", "UDP", 8080, &["10.244.2.13@"]));
+    until("the first's DNS", || ask_from("p1", "10.96.0.11:80", "udp"), |a| a == "p2 from 10.244.1.11").await;
+    until("the second's DNS", || ask_from("p3", "10.96.0.11:80", "udp"), |a| a == "p3 from 10.244.2.1").await;
+    fake.delete::<Service>("default", "each");
+    fake.delete::<Service>("default", "local-dns");
 }
 
 async fn host_ports(fake: &Fake) {
