@@ -18,7 +18,8 @@ pub(crate) const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
 /// Why a resize has to wait: for room, or for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pending {
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
+pub struct Pending {
     /// `Deferred` or `Infeasible`.
     pub reason: &'static str,
     pub message: String,
