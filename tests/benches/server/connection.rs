@@ -88,11 +88,29 @@ impl Connection {
 
     /// Sends a request; the body of the answer is the caller's.
     pub(crate) async fn open(&mut self, method: Method, path: &str, body: Bytes) -> http::Response<Incoming> {
+        self.send(method, path, "application/json", body).await
+    }
+
+    /// Sends a patch of the given kind and reads the whole answer.
+    pub(crate) async fn patch(&mut self, path: &str, kind: &str, body: Bytes) -> (StatusCode, Bytes) {
+        let response = self.send(Method::PATCH, path, kind, body).await;
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("the answer's body").to_bytes();
+        (status, body)
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> http::Response<Incoming> {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "localhost")
-            .header("content-type", "application/json")
+            .header("content-type", content_type)
             .body(Full::new(body))
             .expect("a request");
         self.sender.ready().await.expect("the connection lives");

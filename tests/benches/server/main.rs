@@ -1,7 +1,7 @@
 //! What a user of the release binary gets, measured over TLS against a real server: `make bench`.
 //!
 //! Prints figures beside the budgets of the design and beside references taken in the same run; judges nothing. A name as
-//! argument (`ready`, `idle`, `pods`, `load`) runs that part alone.
+//! argument (`ready`, `idle`, `pods`, `load`, `machinery`) runs that part alone.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,6 +11,7 @@
 
 mod connection;
 mod load;
+mod machinery;
 mod nodes;
 mod reference;
 
@@ -30,9 +31,14 @@ fn main() {
     if run("pods") {
         nodes::pods();
     }
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+    };
     if run("load") {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        runtime.expect("a runtime").block_on(load::run());
+        runtime().block_on(load::run());
+    }
+    if run("machinery") {
+        runtime().block_on(machinery::run());
     }
 }
 

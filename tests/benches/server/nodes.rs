@@ -38,26 +38,27 @@ pub(crate) fn ready() {
 /// Memory and CPU of a server with one node that nobody uses.
 pub(crate) fn idle() {
     let cluster = TestCluster::start();
-    let read = |file: &str| {
-        std::fs::read_to_string(format!("/proc/{}/{file}", cluster.server_pid())).expect("the server lives")
-    };
     // User and system time, in hundredths of a second.
     let ticks = || -> u64 {
-        let stat = read("stat");
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", cluster.server_pid()));
+        let stat = stat.expect("the server lives");
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
         fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
-    };
-    let resident = || -> f64 {
-        let status = read("status");
-        let line = status.lines().find(|l| l.starts_with("VmRSS")).expect("VmRSS");
-        line.split_whitespace().nth(1).and_then(|n| n.parse::<f64>().ok()).expect("kB") / 1024.0
     };
     std::thread::sleep(SETTLE);
     let before = ticks();
     std::thread::sleep(IDLE);
     let share = (ticks() - before) as f64 / IDLE.as_secs_f64();
-    println!("idle, one node: resident                {:8.1} MB    (budget 40)", resident());
+    println!("idle, one node: resident                {:8.1} MB    (budget 40)", resident(&cluster));
     println!("idle, one node: CPU                     {share:8.2} %     (budget 0.2)");
+}
+
+/// What a server holds in memory, in MiB.
+pub(crate) fn resident(cluster: &TestCluster) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.server_pid()));
+    let status = status.expect("the server lives");
+    let line = status.lines().find(|l| l.starts_with("VmRSS")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|n| n.parse::<f64>().ok()).expect("kB") / 1024.0
 }
 
 /// The first pod after exec, then pods on a warm server against `docker run` of the same image.
