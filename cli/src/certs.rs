@@ -85,9 +85,9 @@ fn is_due(pem: &str, now: Timestamp) -> bool {
     life().is_none_or(|(from, to)| due(from, to, now.as_second()))
 }
 
-/// Whether less than a third of a life is left; of one that has not begun, nothing is gone.
+/// Whether less than a third of a life is left, or none; of one that has not begun, nothing is gone.
 fn due(from: i64, to: i64, now: i64) -> bool {
-    to.saturating_sub(now) < to.saturating_sub(from) / 3
+    now >= to || to.saturating_sub(now) < to.saturating_sub(from) / 3
 }
 
 fn load_or_make_at(dir: &Path, names: &Names, now: Timestamp, lives: Lives) -> Result<Certificates, Exit> {
@@ -243,6 +243,7 @@ mod tests {
             (0, 90, 90, true),
             (0, 90, 1000, true),
             (50, 80, 0, false),
+            (50, 50, 50, true),
         ] {
             assert_eq!(due(from, to, now), expected, "{from}..{to} at {now}");
         }

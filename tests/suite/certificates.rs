@@ -71,8 +71,19 @@ fn a_user_gets_a_certificate_and_comes_in_with_it() {
     // A signer that is not ours is left to whose it is.
     ask(&c, "other", &csr, "example.com/own", "digital signature");
     c.kubectl(&["certificate", "approve", "other"]);
-    c.kubectl(&["certificate", "deny", "ann"]);
-    assert_eq!(c.field("csr/other", ".status.certificate"), "");
+    // What is denied stays so.
+    ask(&c, "denied", &csr, client, "client auth");
+    c.kubectl(&["certificate", "deny", "denied"]);
+    let both = c.try_kubectl(&["certificate", "approve", "denied"]).fails();
+    assert!(both.contains("already Denied"), "{both}");
+    // The signer goes through requests in turn: with this one signed it has seen the others.
+    let (_, csr) = request(&c, "last", &["-algorithm", "ED25519"], "/CN=last");
+    ask(&c, "last", &csr, client, "client auth");
+    c.kubectl(&["certificate", "approve", "last"]);
+    c.wait_field("csr/last", ".status.certificate", |pem| !pem.is_empty());
+    for unsigned in ["csr/other", "csr/denied"] {
+        assert_eq!(c.field(unsigned, ".status.certificate"), "", "{unsigned}");
+    }
 }
 
 /// The end of a certificate's life, as openssl tells it.

@@ -14,7 +14,7 @@ use controllers::stateful_set::status;
 use jiff::SignedDuration;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{PersistentVolume, Pod},
+    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,11 +96,14 @@ impl World {
         if wanted != there {
             return Err(format!("came to rest with {there:?} instead of {wanted:?}"));
         }
+        // Of a claim that is gone they are Released: what was reserved for it and not yet given back is a person's to free.
+        let claims: BTreeSet<_> =
+            server.all::<PersistentVolumeClaim>().filter_map(|claim| claim.metadata.uid.clone()).collect();
         let mut owned = BTreeMap::new();
         for volume in server.all::<PersistentVolume>() {
             let claim = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()?.uid.clone());
             let name = volume.metadata.name.clone().unwrap_or_default();
-            if let Some(claim) = claim
+            if let Some(claim) = claim.filter(|claim| claims.contains(claim))
                 && let Some(other) = owned.insert(claim, name.clone())
             {
                 return Err(format!("one claim holds both {other} and {name}"));
