@@ -161,7 +161,7 @@ pub fn by_alias(name: &str) -> Option<&'static dyn AnyKind> {
 }
 
 /// Kinds that are kept, but that no controller and no admission of this server acts upon yet: whoever makes one is told.
-const NOT_ACTED_UPON: [(&str, &str); 11] = [
+const NOT_ACTED_UPON: [(&str, &str); 10] = [
     ("apps", "daemonsets"),
     ("autoscaling", "horizontalpodautoscalers"),
     ("batch", "cronjobs"),
@@ -171,7 +171,6 @@ const NOT_ACTED_UPON: [(&str, &str); 11] = [
     ("networking.k8s.io", "ingresses"),
     ("networking.k8s.io", "networkpolicies"),
     ("networking.k8s.io", "servicecidrs"),
-    ("policy", "poddisruptionbudgets"),
     ("resource.k8s.io", "resourceclaims"),
 ];
 
