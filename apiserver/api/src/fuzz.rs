@@ -2,13 +2,17 @@
 //!
 //! The ordinary tests take a fixed seed and so many rounds; `make fuzz` lets each go on for `MINIK8S_FUZZ_SECONDS` with a
 //! seed of its own. Inputs that the target accepts are mutated further, so that later ones get deeper. What makes the
-//! target panic is shown, with the seed (`MINIK8S_FUZZ_SEED`) that brings it back.
+//! target panic is shown, with the seed (`MINIK8S_FUZZ_SEED`) that brings it back. What ends the whole process, as an
+//! overflow of the stack does, is in a file whose name was told at the start.
 
 #![allow(clippy::print_stderr, reason = "tests only")]
 
 use fastrand::Rng;
 use std::{
+    fs::File,
+    os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -75,6 +79,7 @@ pub fn fuzz(rounds: u32, corpus: &[&[u8]], mut target: impl FnMut(&[u8]) -> bool
     let mut random = Rng::with_seed(seed);
     let given = corpus.len();
     let mut corpus: Vec<Vec<u8>> = corpus.iter().map(|input| input.to_vec()).collect();
+    let last = time.map(|_| Last::new(seed));
     let (begun, mut round, mut accepted) = (Instant::now(), 0_u32, 0_u32);
     let mut slowest = (Duration::ZERO, Vec::new());
     while time.map_or(round < rounds, |time| begun.elapsed() < time) {
@@ -83,6 +88,9 @@ pub fn fuzz(rounds: u32, corpus: &[&[u8]], mut target: impl FnMut(&[u8]) -> bool
             Some(input) if (round as usize) < given => input.clone(),
             _ => mutated(&corpus, &mut random),
         };
+        if let Some(last) = &last {
+            last.keep(&input);
+        }
         let started = Instant::now();
         match catch_unwind(AssertUnwindSafe(|| target(&input))) {
             Ok(true) => {
@@ -107,6 +115,32 @@ pub fn fuzz(rounds: u32, corpus: &[&[u8]], mut target: impl FnMut(&[u8]) -> bool
     }
     eprintln!("seed {seed}: {round} inputs, {accepted} accepted; the slowest took {:?}:", slowest.0);
     eprintln!("{}", slowest.1[..slowest.1.len().min(200)].escape_ascii());
+}
+
+/// The input at work, for who finds the process gone.
+struct Last {
+    file: File,
+    path: PathBuf,
+}
+
+impl Last {
+    fn new(seed: u64) -> Self {
+        let path = std::env::temp_dir().join(format!("minik8s-fuzz-{seed}"));
+        eprintln!("seed {seed}; the input at work is in {}", path.display());
+        Self { file: File::create(&path).unwrap(), path }
+    }
+
+    fn keep(&self, input: &[u8]) {
+        self.file.set_len(0).unwrap();
+        self.file.write_all_at(input, 0).unwrap();
+    }
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        // A panic is shown with its input; only who is ended leaves the file.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 fn mutated(corpus: &[Vec<u8>], random: &mut Rng) -> Vec<u8> {
