@@ -166,6 +166,12 @@ impl Settings {
                 ))),
             })
             .collect::<Result<Vec<_>, _>>()?;
+        if node_names.len() > 1 && disabled.contains(&Component::Kubelet) {
+            return Err(Exit::usage(format!(
+                "--nodes {} and --disable kubelet exclude each other: without kubelets there are no nodes",
+                node_names.len()
+            )));
+        }
         Ok(Self {
             kubeconfig: flags
                 .kubeconfig
@@ -286,6 +292,13 @@ mod tests {
             (with(|f| f.datastore = Some("etcd://x:2379".into())), "not built yet"),
             (with(|f| f.disable = Some(vec!["tea".into()])), "--disable"),
             (with(|f| f.nodes = Some(0)), "--nodes must be at least 1"),
+            (
+                with(|f| (f.nodes, f.disable) = (Some(3), Some(vec!["kubelet".into()]))),
+                "--nodes 3 and --disable kubelet exclude each other",
+            ),
+            (with(|f| f.max_pods = Some(0)), "--max-pods must be from 1 to 250"),
+            (with(|f| f.max_pods = Some(251)), "--max-pods must be from 1 to 250"),
+            (with(|f| f.node_monitor_grace_period = Some("25h".into())), "not between 1s and 24h"),
             (with(|f| f.nodes = Some(256)), "10.244.0.0/16 has room for 255 (a /24 each)"),
             (
                 with(|f| (f.nodes, f.cluster_cidr) = (Some(3), Some("10.240.0.0/23".into()))),

@@ -20,7 +20,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -28,8 +28,17 @@ pub struct PodGc {
     ctx: Arc<Ctx>,
     pods: Store<Pod>,
     nodes: Store<Node>,
-    /// Since when each node has been missing.
-    missing: Mutex<BTreeMap<String, Timestamp>>,
+    missing: Missing,
+}
+
+/// Since when each node has been missing: from when it went last, or from when it was first asked for.
+#[derive(Clone, Default)]
+struct Missing(Arc<Mutex<BTreeMap<String, Timestamp>>>);
+
+impl Missing {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Timestamp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why a pod's object may go without its kubelet's word.
@@ -59,7 +68,7 @@ impl PodGc {
     pub fn new(ctx: Arc<Ctx>) -> Self {
         let pods = ctx.informers.store();
         index_by_node(&pods);
-        Self { nodes: ctx.informers.store(), missing: Mutex::default(), pods, ctx }
+        Self { nodes: ctx.informers.store(), missing: Missing::default(), pods, ctx }
     }
 
     /// How much longer the node must be missing; `None` when it has been long enough: as long as a silent node is waited
@@ -67,8 +76,10 @@ impl PodGc {
     fn quarantine_left(&self, node: &str) -> Option<Duration> {
         let quarantine = SignedDuration::try_from(self.ctx.config.node_monitor_grace_period)
             .unwrap_or(SignedDuration::from_secs(40));
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut missing = self.missing.lock();
         let now = self.ctx.clock.now();
+        // Nobody asks for the others any more.
+        missing.retain(|name, _| name == node || !pods_on(&self.pods, name).is_empty());
         let since = *missing.entry(node.to_owned()).or_insert(now);
         Duration::try_from(quarantine - now.duration_since(since)).ok().filter(|left| !left.is_zero())
     }
@@ -134,11 +145,19 @@ impl Controller for PodGc {
             }
         });
         let (q, pods) = (queue.clone(), self.pods.clone());
+        let (missing, clock) = (self.missing.clone(), self.ctx.clock.clone());
         self.nodes.on_change(move |change| {
             let node = change.object();
             let concerns = match change {
-                Change::Deleted(_) => true,
-                Change::Applied { new, .. } => judge_node(new),
+                Change::Deleted(node) => {
+                    missing.lock().insert(name(&node.metadata).to_owned(), clock.now());
+                    true
+                }
+                // However short it is back, it is missing anew when it goes again.
+                Change::Applied { new, .. } => {
+                    missing.lock().remove(name(&new.metadata));
+                    judge_node(new)
+                }
             };
             if concerns {
                 pods_on(&pods, name(&node.metadata)).iter().for_each(|p| q.add(ObjectKey::of(&p.metadata)));
@@ -149,9 +168,6 @@ impl Controller for PodGc {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next> {
         let Some(pod) = self.pods.get(&key.namespace, &key.name) else { return Ok(Next::Wait) };
         let node = pods::node_name(&pod).and_then(|n| self.nodes.get("", n));
-        if let Some(node) = &node {
-            self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(name(&node.metadata));
-        }
         match judge(&pod, node.as_deref()) {
             None => {}
             Some(Garbage::NeverScheduled) => {
@@ -166,9 +182,6 @@ impl Controller for PodGc {
                 let exists = self.ctx.all::<Node>().get_opt(&node).await?.is_some();
                 if !exists || !Guard::NodeAsked.holds() {
                     self.remove(&pod, "DeletionByPodGC", "PodGC: node no longer exists").await?;
-                    if pods_on(&self.pods, &node).len() <= 1 {
-                        self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
-                    }
                 }
             }
         }

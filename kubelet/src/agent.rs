@@ -242,7 +242,8 @@ impl Agent {
         self.report_ending(&alive);
     }
 
-    /// Those that had to end first have: everybody else's turn.
+    /// Those that had to end first have: everybody else's turn, unless others were deleted or replaced meanwhile. The node
+    /// was not Ready yet, so they have to end as well before it is.
     async fn look_at_ending(&mut self) {
         let Some(ending) = &self.ending else { return };
         let Ok(listed) = self.context.runtime.list().await else { return };
@@ -250,9 +251,10 @@ impl Agent {
         if !alive.is_empty() {
             return self.report_ending(&alive);
         }
+        let pods = self.pods_of_now().await;
+        let Ok(listed) = self.context.runtime.list().await else { return };
         self.ending = None;
-        let pods = self.own_pods();
-        self.take_over(listed, pods);
+        self.begin(listed, pods);
     }
 
     fn report_ending(&self, alive: &BTreeSet<PodRef>) {

@@ -114,6 +114,13 @@ impl NodeAgent {
                             if contradicted {
                                 check.reset_immediately();
                             }
+                            // Without it this node's pods find no name: somebody may have deleted or changed it.
+                            if dns
+                                && context.config.publish_dns
+                                && let Err(error) = publish_dns(&context).await
+                            {
+                                tracing::warn!(%error, "publishing the node's DNS server failed; trying again");
+                            }
                         }
                         Err(error) => tracing::warn!(%error, "renewing the node's lease failed"),
                     }

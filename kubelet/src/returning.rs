@@ -20,6 +20,9 @@ use std::{
 /// Whether a cache of a node's pods is as new as a list that the API server has given at `revision`: it has every listed
 /// pod in that state or a later one, and none besides that is older than the list.
 pub fn caught_up(cached: &[Arc<Pod>], listed: &[Pod], revision: u64) -> bool {
+    if !Guard::CaughtUp.holds() {
+        return true;
+    }
     let cached: HashMap<&str, u64> = cached.iter().map(|pod| (uid(pod), version(pod))).collect();
     let known: BTreeSet<&str> = listed.iter().map(uid).collect();
     listed.iter().all(|pod| cached.get(uid(pod)).is_some_and(|seen| *seen >= version(pod)))
@@ -41,7 +44,7 @@ impl Looked {
     /// Whether the pod, as a watch shows it, was gone when the API server was asked: a watch that began earlier shows also
     /// what came and went in between.
     pub fn was_gone(&self, pod: &Pod) -> bool {
-        version(pod) <= self.revision && !self.there.contains(uid(pod))
+        version(pod) <= self.revision && !self.there.contains(uid(pod)) && Guard::GoneBefore.holds()
     }
 }
 

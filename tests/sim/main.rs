@@ -142,7 +142,15 @@ macro_rules! guards {
         fn $test() {
             is_needed(Guard::$guard, Focus::$focus);
         }
-    )*};
+    )*
+        /// A rule without a test would be one that nobody has shown to be needed.
+        #[test]
+        fn every_guard_has_a_test() {
+            let tested = [$(Guard::$guard),*];
+            let untested: Vec<_> = Guard::ALL.iter().filter(|g| !tested.contains(g)).collect();
+            assert!(untested.is_empty(), "{untested:?}");
+        }
+    };
 }
 
 mod guards {
@@ -158,6 +166,8 @@ mod guards {
         graceful_eviction: GracefulEviction in Everywhere,
         dead_first: DeadFirst in Everywhere,
         return_first: ReturnFirst in Everywhere,
+        caught_up: CaughtUp in Everywhere,
+        gone_before: GoneBefore in Everywhere,
         reserve_as_seen: ReserveAsSeen in Reservations,
         claim_held: ClaimHeld in Everywhere,
         as_seen: AsSeen in Everywhere,

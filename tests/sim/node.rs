@@ -233,8 +233,9 @@ impl Kubelet {
         if !returning::still_alive(ending, &self.machine.containers).is_empty() {
             return false;
         }
+        // It looks again: others may have been deleted or replaced meanwhile.
         self.ending = None;
-        self.take_over();
+        self.begun = false;
         true
     }
 

@@ -343,14 +343,17 @@ fn deletion(server: &Server, victim: &str) -> Option<String> {
             .find(|o| !healthy(server, &wanted, pods.get(&identity::pod_name(&set, *o))))?;
         return Some(format!("scaled down {ordinal} past the unhealthy {down}"));
     }
+    if pod::is_terminal(now) {
+        return None;
+    }
+    if now.spec.as_ref()?.containers[0].image.as_deref() == Some(wanted.image.as_str()) {
+        return Some(format!("{victim} deleted, which is wanted as it is"));
+    }
     if !status::is_running_and_ready(now) {
         return None;
     }
     if !status::is_running_and_ready(then) {
         return Some(format!("{victim} deleted as broken, and it is not"));
-    }
-    if now.spec.as_ref()?.containers[0].image.as_deref() == Some(wanted.image.as_str()) {
-        return Some(format!("{victim} deleted, which is wanted as it is"));
     }
     let down = (wanted.start..wanted.end)
         .filter(|o| *o != ordinal)

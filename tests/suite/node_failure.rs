@@ -364,6 +364,12 @@ fn each_virtual_node_is_a_node() {
         assert_eq!(c.kubectl(&lease), *node);
         c.kubectl(&["get", "endpointslice", "-n=kube-system", &format!("kube-dns-{node}")]);
     }
+    // Somebody cleans up: every node has an endpoint of its cluster DNS again.
+    c.kubectl(&["delete", "endpointslice", "-n=kube-system", "--all"]);
+    for node in &nodes {
+        let slice = ["endpointslice", "-n=kube-system", "-o=name", &format!("kube-dns-{node}")];
+        c.wait_get(&slice, DEADLINE, |seen| !seen.is_empty());
+    }
 
     c.apply(&format!("{SERVICE}{}{}", server("web-a", &nodes[0]), server("web-b", &nodes[1])));
     let (a, b) = (placed(&c, "web-a"), placed(&c, "web-b"));
@@ -483,6 +489,15 @@ fn what_cannot_be_stopped() {
     c.apply("{apiVersion: v1, kind: Node, metadata: {name: by-hand}}");
     let unknown = c.ctl(&["node", "stop", "nowhere"]).fails();
     assert!(unknown.contains("(NotFound)") && unknown.contains("nodes \"nowhere\" not found"), "{unknown}");
+    for (args, why) in [
+        (&["node", "stop", ""][..], "a value is required for '<NAME>'"),
+        (&["node", "stop"], "required arguments were not provided"),
+        (&["node", "fly", "mars"], "unrecognized subcommand 'fly'"),
+        (&["node", "stop", "a", "b"], "unexpected argument 'b'"),
+    ] {
+        let said = c.ctl(args).fails();
+        assert!(said.contains(why), "{args:?}: {said}");
+    }
     let foreign = c.ctl(&["node", "kill", "by-hand"]).fails();
     assert!(foreign.contains("not a node of this server, which runs none"), "{foreign}");
     // As any other client does it.

@@ -100,3 +100,38 @@ fn only_the_composition_root_reads_the_environment() {
         .collect();
     assert!(readers.is_empty(), "read the environment outside cli: {readers:#?}");
 }
+
+/// Of a test that does not run nobody knows whether it would pass.
+#[test]
+fn no_test_is_ignored() {
+    // Written apart, so that this file has it not.
+    let ignore = format!("#[{}", "ignore");
+    let mut todo: Vec<PathBuf> = MAY_IMPORT.iter().map(|(dir, ..)| root().join(dir)).collect();
+    todo.push(root().join("tests"));
+    let mut found = Vec::new();
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                todo.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let ignored = text.lines().filter(|l| l.contains(&ignore) && !l.contains("prints figures"));
+                found.extend(ignored.map(|line| format!("{}: {line}", path.display())));
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// The names of rules that tests can take away are asked for where the rules are kept.
+#[test]
+fn every_guard_guards_something() {
+    let sources = sources();
+    for guard in client::Guard::ALL {
+        let asked = format!("Guard::{guard:?}.holds()");
+        assert!(sources.iter().any(|(_, text)| text.contains(&asked)), "nobody asks {asked}");
+    }
+}

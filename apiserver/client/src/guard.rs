@@ -2,9 +2,21 @@
 //!
 //! In a build without feature `testing` a guard is the constant `true`: nothing can turn it off.
 
-/// One rule. Where it is kept, the code asks [`Guard::holds`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Guard {
+macro_rules! guards {
+    ($($(#[$doc:meta])* $guard:ident,)*) => {
+        /// One rule. Where it is kept, the code asks [`Guard::holds`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Guard {
+            $($(#[$doc])* $guard,)*
+        }
+
+        impl Guard {
+            pub const ALL: &'static [Guard] = &[$(Guard::$guard),*];
+        }
+    };
+}
+
+guards! {
     /// Informers: what a cache has seen already is no news, so that it never goes back.
     SeenOnce,
     /// StatefulSet: set, pods and revisions are read from the API server before anything is changed.
@@ -33,6 +45,10 @@ pub enum Guard {
     NameWaits,
     /// Kubelet: what was deleted or replaced while it was away is dead before the node is Ready.
     ReturnFirst,
+    /// Kubelet: when it begins it believes its cache only once that is as new as the API server.
+    CaughtUp,
+    /// Kubelet: what was gone when it began does not begin, whatever a late watch shows.
+    GoneBefore,
     /// Kubelet: it removes the object of the pod it has ended, not another one of that name.
     DeleteUid,
     /// Kubelet: it writes the status of its pod, not of another one of that name.

@@ -27,6 +27,7 @@ enum Action {
 #[derive(Debug, Args)]
 struct Name {
     /// Name of the node
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: String,
 }
 

@@ -157,6 +157,31 @@ async fn a_missing_node_is_waited_for_and_asked_about() {
 }
 
 #[tokio::test]
+async fn a_node_that_was_back_is_waited_for_anew() {
+    let bed = Bed::new(pod(Some("n"), false), None, None);
+    bed.gc.watch(&Queue::new());
+    let Next::After(whole) = bed.reconcile() else { panic!("nothing is waited for") };
+    // Long afterwards it registers, and is deleted again: between the two nobody has looked at its pods.
+    bed.clock.advance(SignedDuration::from_hours(1));
+    let version = |version: &str| {
+        let mut node = node("True", "none");
+        node.metadata.resource_version = Some(version.to_owned());
+        Arc::new(node)
+    };
+    bed.gc.nodes.feed(false, version("10"));
+    bed.clock.advance(SignedDuration::from_hours(1));
+    bed.gc.nodes.feed(true, version("11"));
+    match bed.reconcile() {
+        Next::After(left) => assert_eq!(left, whole),
+        Next::Wait => panic!("removed at once: {:?}", bed.calls()),
+    }
+    assert!(bed.calls().is_empty());
+    bed.clock.advance(SignedDuration::try_from(whole).unwrap());
+    assert!(matches!(bed.reconcile(), Next::Wait));
+    assert_eq!(bed.calls(), REMOVED);
+}
+
+#[tokio::test]
 async fn what_never_had_a_node_needs_no_question() {
     let bed = Bed::new(pod(None, true), None, None);
     bed.reconcile();

@@ -42,6 +42,63 @@ fn running(runtime: &Fake, uid: &str) -> usize {
     runtime.containers().iter().filter(|c| c.is_running() && c.pod.uid == uid).count()
 }
 
+struct Bed {
+    states: watch::Receiver<Option<NotReady>>,
+    agent: Agent,
+    token: CancellationToken,
+    tracker: TaskTracker,
+}
+
+fn bed(api: &Api, runtime: &Arc<Fake>, dir: &std::path::Path) -> Bed {
+    let (client, token, tracker) = (api.client(), CancellationToken::new(), TaskTracker::new());
+    let config = Config::new("n1", 0, "abc", dir.to_owned(), "10.1.1.0/24".parse().unwrap());
+    let informers = Informers::new(client.clone(), token.clone());
+    let context = Arc::new(Context {
+        machine: crate::node::machine(&config),
+        addresses: Addresses::new(config.pod_cidr),
+        services: informers.store(),
+        lookup: Lookup::default(),
+        recorder: Recorder::new(client.clone(), "kubelet", "n1", &tracker, token.clone()),
+        client,
+        config,
+        runtime: Arc::clone(runtime) as Arc<dyn Runtime>,
+    });
+    let state = watch::Sender::new(Some(NotReady::Engine("not asked yet".to_owned())));
+    let states = state.subscribe();
+    let agent = Agent::new(context, &informers, state, token.clone(), tracker.clone());
+    Bed { states, agent, token, tracker }
+}
+
+#[tokio::test]
+async fn what_is_deleted_while_others_end_ends_before_the_node_is_ready_too() {
+    let (api, runtime, dir) =
+        (Api::default(), Arc::new(Fake::with_any_image()), tempfile::tempdir().unwrap());
+    leave(&runtime, "marked", "marked").await;
+    leave(&runtime, "stays", "stays").await;
+    api.put(&pod("marked", "marked", true));
+    api.put(&pod("stays", "stays", false));
+    let Bed { states, mut agent, token, tracker } = bed(&api, &runtime, dir.path());
+    agent.pods.synced().await;
+    let pods = agent.pods_of_now().await;
+    agent.begin(runtime.containers(), pods);
+    assert_eq!(agent.ending, Some(BTreeSet::from(["marked".to_owned()])));
+    // By force, so that nothing is left of it but containers here.
+    api.delete::<Pod>("ns", "stays");
+    let ended = async {
+        while agent.ending.is_some() {
+            assert!(states.borrow().is_some(), "not Ready while something ends");
+            agent.look_at_ending().await;
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, ended).await.unwrap_or_else(|_| panic!("{:?}", runtime.calls()));
+    assert_eq!(states.borrow().clone(), None);
+    assert_eq!((running(&runtime, "marked"), running(&runtime, "stays")), (0, 0));
+    token.cancel();
+    tracker.close();
+    tracker.wait().await;
+}
+
 #[tokio::test]
 async fn what_was_deleted_or_replaced_is_dead_before_the_node_is_ready_and_anything_starts() {
     let (api, runtime, dir) =
@@ -54,22 +111,7 @@ async fn what_was_deleted_or_replaced_is_dead_before_the_node_is_ready_and_anyth
     api.put(&pod("stays", "stays", false));
     let before = runtime.calls().len();
 
-    let (client, token, tracker) = (api.client(), CancellationToken::new(), TaskTracker::new());
-    let config = Config::new("n1", 0, "abc", dir.path().to_owned(), "10.1.1.0/24".parse().unwrap());
-    let informers = Informers::new(client.clone(), token.clone());
-    let context = Arc::new(Context {
-        machine: crate::node::machine(&config),
-        addresses: Addresses::new(config.pod_cidr),
-        services: informers.store(),
-        lookup: Lookup::default(),
-        recorder: Recorder::new(client.clone(), "kubelet", "n1", &tracker, token.clone()),
-        client,
-        config,
-        runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
-    });
-    let state = watch::Sender::new(Some(NotReady::Engine("not asked yet".to_owned())));
-    let mut states = state.subscribe();
-    let agent = Agent::new(context, &informers, state, token.clone(), tracker.clone());
+    let Bed { mut states, agent, token, tracker } = bed(&api, &runtime, dir.path());
     tracker.spawn(agent.run(token.clone()));
 
     let ending = states.wait_for(|state| matches!(state, Some(NotReady::Ending(_))));

@@ -77,11 +77,13 @@ impl Kubelet {
         });
     }
 
-    /// A kubelet that has come back says Ready: nothing may live here of a pod that was gone when it looked.
+    /// A kubelet that has come back says Ready: nothing may live here of a pod that was gone, or was to go, when it looked.
     fn check_return(&self, server: &mut Server) {
         let there: BTreeSet<&str> = as_of(server, "Pod", self.listed_at)
             .into_iter()
-            .filter_map(|o| o.meta().uid.as_deref())
+            .filter_map(Pod::of)
+            .filter(|pod| api::pod::is_active(pod))
+            .map(|pod| uid(pod))
             .collect();
         let survivor = self.machine.main().find(|c| {
             !there.contains(c.pod.uid.as_str())
@@ -89,7 +91,8 @@ impl Kubelet {
                 && !self.is_newer(server, &c.pod.uid)
         });
         if let Some(container) = survivor {
-            let what = format!("{} is Ready while {} of a pod that is gone runs", self.node, container.id);
+            let what =
+                format!("{} is Ready while {} of a pod that was deleted runs", self.node, container.id);
             server.oracle.violated(what);
         }
     }
