@@ -223,7 +223,8 @@ impl Agent {
                 self.context.addresses.adopt(&sandbox.pod.uid, ip);
             }
         }
-        let ending = returning::to_end(&listed, &pods);
+        let mut ending = returning::to_end(&listed, &pods);
+        let before = self.ending.take().unwrap_or_default();
         if ending.is_empty() {
             return self.take_over(listed, pods);
         }
@@ -238,6 +239,8 @@ impl Agent {
                 None => {}
             }
         }
+        // Those that ended earlier have their workers and their turn still: their objects are to go.
+        ending.extend(before);
         self.ending = Some(ending);
         self.report_ending(&alive);
     }
@@ -253,7 +256,6 @@ impl Agent {
         }
         let pods = self.pods_of_now().await;
         let Ok(listed) = self.context.runtime.list().await else { return };
-        self.ending = None;
         self.begin(listed, pods);
     }
 

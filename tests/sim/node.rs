@@ -205,7 +205,8 @@ impl Kubelet {
         self.begun = true;
         self.listed_at = at;
         self.looked = returning::Looked::new(&listed, revision);
-        let ending = returning::to_end(&self.machine.containers, &cached);
+        let mut ending = returning::to_end(&self.machine.containers, &cached);
+        let before = self.ending.take().unwrap_or_default();
         if !ending.is_empty() {
             lock(&self.server).say(|| format!("{}: has to end first: {ending:?}", self.node));
             for uid in &ending {
@@ -214,6 +215,7 @@ impl Kubelet {
                     None => self.adopt_orphan(uid),
                 }
             }
+            ending.extend(before);
             self.ending = Some(ending);
             return true;
         }
@@ -234,7 +236,6 @@ impl Kubelet {
             return false;
         }
         // It looks again: others may have been deleted or replaced meanwhile.
-        self.ending = None;
         self.begun = false;
         true
     }

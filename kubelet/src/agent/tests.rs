@@ -87,6 +87,8 @@ async fn what_is_deleted_while_others_end_ends_before_the_node_is_ready_too() {
     let ended = async {
         while agent.ending.is_some() {
             assert!(states.borrow().is_some(), "not Ready while something ends");
+            let ending = agent.ending.as_ref().unwrap();
+            assert!(ending.contains("marked"), "it has its turn until all have ended: {ending:?}");
             agent.look_at_ending().await;
             tokio::task::yield_now().await;
         }
