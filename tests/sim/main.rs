@@ -167,7 +167,7 @@ mod guards {
         dead_first: DeadFirst in Everywhere,
         return_first: ReturnFirst in Everywhere,
         caught_up: CaughtUp in Everywhere,
-        gone_before: GoneBefore in Everywhere,
+        gone_before: GoneBefore in LateWatches,
         reserve_as_seen: ReserveAsSeen in Reservations,
         claim_held: ClaimHeld in Everywhere,
         as_seen: AsSeen in Everywhere,

@@ -188,6 +188,10 @@ impl Kubelet {
                     };
                     let claim = first.map(|(claim, uid, _)| (claim.as_str(), uid.as_str()));
                     server.oracle.started(&id, live, claim);
+                    if was_removed(&server, self.listed_at, uid) {
+                        let what = format!("{} starts {id}, which was gone when it looked", self.node);
+                        server.oracle.violated(what);
+                    }
                 }
             }
             Op::Kill { id, .. } | Op::Remove(id) => {
@@ -228,6 +232,11 @@ impl Kubelet {
         }
         true
     }
+}
+
+/// Whether the pod's object had been removed when there was so much of the log.
+fn was_removed(server: &Server, at: usize, uid: &str) -> bool {
+    server.log[..at].iter().any(|e| e.deleted && e.object.meta().uid.as_deref() == Some(uid))
 }
 
 /// A newer object, with the newest status that is known.

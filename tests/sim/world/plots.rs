@@ -202,6 +202,53 @@ impl World {
         }
     }
 
+    /// While a node has no kubelet a pod is bound to it, taken away by force, and comes up elsewhere. Then a kubelet starts
+    /// there whose watch begins before all that.
+    pub(super) fn came_and_went(&mut self, at: usize) {
+        let node = self.nodes[at].node.clone();
+        let elsewhere: Vec<Arc<Pod>> = {
+            let server = lock(&self.server);
+            let other = |p: &&Arc<Pod>| api::pod::node_name(p).is_some_and(|n| n != node);
+            server.all::<Pod>().filter(other).cloned().collect()
+        };
+        let Some(pod) = self.rng.choice(&elsewhere).filter(|_| self.nodes[at].linked) else { return };
+        self.say(|| format!("{node}: kubelet ends"));
+        self.nodes[at].crash(&mut self.rng);
+        let before = {
+            let mut server = lock(&self.server);
+            server.say(|| format!("person: delete {}", uid(pod)));
+            let _ = server.delete("Pod", name(pod), &DeleteParams::default());
+            server.log.len()
+        };
+        self.cordon(|other| other != node);
+        self.others_work(&node, true);
+        {
+            let mut server = lock(&self.server);
+            let new = server.get::<Pod>(name(pod)).map(|p| uid(p).to_owned());
+            if let Some(new) = new.filter(|new| new != uid(pod)) {
+                server.say(|| format!("person: delete {new} --force"));
+                server.oracle.released.insert(new);
+                let force = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+                let _ = server.delete("Pod", name(pod), &force);
+            }
+        }
+        self.cordon(|other| other == node);
+        self.others_work(&node, true);
+        self.cordon_all_but(None);
+        self.up(at);
+        let stale = lock(&self.server).log.len() - before;
+        self.nodes[at].watch(usize::MAX, stale);
+        self.nodes[at].step(&mut self.rng);
+        let portions = self.rng.usize(1..60);
+        for _ in 0..portions {
+            let (events, steps) = (self.rng.usize(1..6), self.rng.usize(..8));
+            self.nodes[at].watch(events, 0);
+            for _ in 0..steps {
+                self.nodes[at].step(&mut self.rng);
+            }
+        }
+    }
+
     /// A process ends when it has just sent something. Its successor does the same work, and more; then that arrives.
     pub(super) fn late_twin(&mut self) {
         if self.rng.bool() {
@@ -235,8 +282,12 @@ impl World {
     }
 
     pub(super) fn cordon_all_but(&mut self, only: Option<&str>) {
+        self.cordon(|node| only.is_some_and(|only| only != node));
+    }
+
+    fn cordon(&mut self, closed: impl Fn(&str) -> bool) {
         for node in NODES {
-            let closed = only.is_some_and(|only| only != node);
+            let closed = closed(node);
             let change = |n: &mut Node| n.spec.get_or_insert_default().unschedulable = Some(closed);
             lock(&self.server).change::<Node>(node, change);
         }

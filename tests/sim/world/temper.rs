@@ -78,6 +78,7 @@ pub(super) enum Trouble {
     FreedDisk,
     BackInService,
     ReplacedAndRepeated,
+    CameAndWent,
 }
 
 /// Where a search looks for what goes wrong without one rule: among schedules in which that rule is asked more often than
@@ -91,21 +92,25 @@ pub(crate) enum Focus {
     FreedDisks,
     NodesBackInService,
     RepeatedWatches,
+    LateWatches,
 }
 
 impl Focus {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Bindings,
         Self::Reservations,
         Self::HalfReservations,
         Self::FreedDisks,
         Self::NodesBackInService,
         Self::RepeatedWatches,
+        Self::LateWatches,
     ];
 
     /// What such schedules are about: claims that are bound to people's volumes, several at a time.
     pub(super) fn story(self, story: &mut Story) {
-        if !matches!(self, Self::Everywhere | Self::NodesBackInService | Self::RepeatedWatches) {
+        let of_claims =
+            [Self::Bindings, Self::Reservations, Self::HalfReservations, Self::FreedDisks].contains(&self);
+        if of_claims {
             let static_volumes = self != Self::Bindings;
             *story =
                 Story { static_volumes, wait_for_consumer: false, ordered: false, replicas: 1, ..*story };
@@ -121,6 +126,7 @@ impl Focus {
             Self::FreedDisks => Some(Trouble::FreedDisk),
             Self::NodesBackInService => Some(Trouble::BackInService),
             Self::RepeatedWatches => Some(Trouble::ReplacedAndRepeated),
+            Self::LateWatches => Some(Trouble::CameAndWent),
         }
     }
 }

@@ -57,6 +57,7 @@ impl World {
             Some(Trouble::FreedDisk) => self.freed_disk(),
             Some(Trouble::BackInService) => self.out_of_service_and_back(at),
             Some(Trouble::ReplacedAndRepeated) => self.replaced_and_repeated(at),
+            Some(Trouble::CameAndWent) => self.came_and_went(at),
             None => {}
         }
         self.collect_garbage();
