@@ -57,7 +57,8 @@ fn compiled(
     if depth::is_too_deep(text) {
         return Err(failed(&"expression recursion limit exceeded"));
     }
-    let program = Program::compile(text.trim()).map_err(|e| failed(&e))?;
+    let program = depth::with_room(|| Program::compile(text.trim()).map_err(|e| failed(&e)));
+    let program = program.map_err(|e| failed(&e)).flatten()?;
     let mut checker = Checker {
         schema,
         root,
