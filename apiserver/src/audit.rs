@@ -13,10 +13,11 @@ use crate::request::RequestInfo;
 use axum::extract::Request;
 use http::HeaderMap;
 use std::{
+    collections::BTreeMap,
     io,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -109,6 +110,11 @@ impl Record {
         self.event.answered(identity, code, failure);
     }
 
+    /// What was noted about the request on its way.
+    pub fn annotated(&mut self, notes: &Notes) {
+        self.event.annotated(std::mem::take(&mut notes.0.lock().unwrap_or_else(PoisonError::into_inner)));
+    }
+
     /// Puts the event of this stage into the queue.
     pub fn log(&mut self, stage: Stage) {
         let count = match self.queue.try_send(self.event.line(stage)) {
@@ -117,6 +123,33 @@ impl Record {
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// What plugins have to say about a request to whoever reads the log.
+#[derive(Debug, Clone, Default)]
+pub struct Notes(Arc<Mutex<BTreeMap<&'static str, String>>>);
+
+tokio::task_local! {
+    /// Those of the request that this task works for; `None` if nobody will read them.
+    static NOTES: Option<Notes>;
+}
+
+/// Notes something about the request that this task works for.
+pub fn annotate(key: &'static str, value: impl FnOnce() -> String) {
+    let notes = NOTES.try_with(Clone::clone).ok().flatten();
+    if let Some(notes) = notes {
+        notes.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, value());
+    }
+}
+
+/// Work for a request, noted there.
+pub fn noted<F: Future>(notes: Option<Notes>, work: F) -> impl Future<Output = F::Output> {
+    NOTES.scope(notes, work)
+}
+
+/// The same for a task that does a part of the work.
+pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    noted(NOTES.try_with(Clone::clone).ok().flatten(), work)
 }
 
 /// Logs the end when dropped: for answers that go on after their head.

@@ -1,6 +1,7 @@
 //! One file per verb, each a few lines over the registry; here the choice among them.
 
 pub mod binding;
+pub mod component_status;
 pub mod create;
 pub mod delete;
 pub mod discovery;
@@ -23,12 +24,14 @@ pub mod update;
 pub mod watch;
 
 use crate::{
+    auth::User,
     error::{ApiError, Result},
     kinds::{AnyKind, AnyObject, KindRef, Subresource},
     openapi,
     registry::{Call, managed_fields::Writer},
     request::{
-        Incoming, body,
+        Incoming, RequestInfo,
+        body::{self, Repeated},
         options::{FieldValidation, WriteOptions},
     },
     state::App,
@@ -94,8 +97,11 @@ pub async fn resource(
     answer.await
 }
 
-/// A resource that is asked, not stored: reviews, and the old `bindings`.
+/// A resource that is asked, not stored: reviews, and the old `bindings` and `componentstatuses`.
 pub async fn virtual_resource(app: &App, incoming: Box<Incoming>) -> Result<Response> {
+    if incoming.info.resource == component_status::PLURAL {
+        return component_status::read(app, &incoming);
+    }
     if incoming.info.verb != "create" || !incoming.info.name.is_empty() {
         return Err(method_not_allowed());
     }
@@ -153,6 +159,11 @@ fn call<'a>(
     Call { kind, subresource, namespace, name: &incoming.info.name, user: &incoming.user, writer, dry_run }
 }
 
+/// Whoever makes an object by an update or an apply must be allowed to create as well.
+fn may_create(app: &App, user: &User, info: &RequestInfo) -> Result<()> {
+    app.authorizer.authorize(user, &RequestInfo { verb: "create", ..info.clone() })
+}
+
 /// A JSON tree as an object of `kind`, with warnings for what was ignored.
 ///
 /// # Errors
@@ -160,12 +171,12 @@ fn call<'a>(
 fn decode(
     kind: &dyn AnyKind,
     value: serde_json::Value,
-    duplicates: &[String],
+    repeated: &Repeated,
     options: &WriteOptions,
 ) -> Result<(Box<dyn AnyObject>, Vec<String>)> {
     let r = kind.resource();
     check_type(&value, r.kind, &r.api_version())?;
-    typed(kind, value, duplicates, options)
+    typed(kind, value, repeated, options)
         .map_err(|why| body::cannot_be_handled(r.kind, r.version, r.kind, &why))
 }
 
@@ -176,13 +187,13 @@ fn decode(
 fn decode_patched(
     kind: &dyn AnyKind,
     value: serde_json::Value,
-    duplicates: &[String],
+    repeated: &Repeated,
     options: &WriteOptions,
     patch: &[u8],
 ) -> Result<(Box<dyn AnyObject>, Vec<String>)> {
     let r = kind.resource();
     check_type(&value, r.kind, &r.api_version())?;
-    typed(kind, value, duplicates, options).map_err(|why| {
+    typed(kind, value, repeated, options).map_err(|why| {
         let mut errors = field::Errors::default();
         let shown = String::from_utf8_lossy(&patch[..patch.len().min(SHOWN_PATCH)]);
         errors.invalid(&field::Path::new("patch"), shown, why);
@@ -193,20 +204,18 @@ fn decode_patched(
 fn typed(
     kind: &dyn AnyKind,
     value: serde_json::Value,
-    duplicates: &[String],
+    repeated: &Repeated,
     options: &WriteOptions,
 ) -> std::result::Result<(Box<dyn AnyObject>, Vec<String>), String> {
     let decoded = kind.decode(value)?;
+    let custom = kind.custom().is_some();
     let warnings = match options.field_validation {
         FieldValidation::Ignore => Vec::new(),
-        FieldValidation::Warn => body::complaints(&decoded.unknown, duplicates, kind.custom().is_some()),
-        FieldValidation::Strict => {
-            let complaints = body::complaints(&decoded.unknown, duplicates, kind.custom().is_some());
-            if !complaints.is_empty() {
-                return Err(body::strict_text(&complaints));
-            }
-            complaints
-        }
+        FieldValidation::Warn => body::complaints(&decoded.unknown, repeated, custom),
+        FieldValidation::Strict => match body::strict_text(&decoded.unknown, repeated, custom) {
+            Some(text) => return Err(text),
+            None => Vec::new(),
+        },
     };
     Ok((decoded.object, warnings))
 }

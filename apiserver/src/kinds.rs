@@ -17,6 +17,7 @@ mod api_service;
 mod certificate_signing_request;
 mod cluster_role;
 mod cluster_role_binding;
+mod component_status;
 mod config_map;
 mod controller_revision;
 mod cron_job;
@@ -131,6 +132,11 @@ static ALL: [&dyn AnyKind; 60] = [
 /// Every kind of our own, in the order discovery lists them.
 pub fn all() -> &'static [&'static dyn AnyKind] {
     &ALL
+}
+
+/// The one kind that is drawn but not stored.
+pub(crate) fn component_status() -> &'static dyn AnyKind {
+    &Typed::<component_status::ComponentStatuses>::NEW
 }
 
 /// The kind that a path names: `/apis/{group}/{version}/…/{plural}`.

@@ -141,6 +141,10 @@ impl Call<'_> {
     }
 }
 
+/// Largest object that is stored: what a body may measure. Else patches could let one grow, a little at a time, beyond what
+/// any client could send or the history hold.
+const MAX_OBJECT_BYTES: usize = 3 * 1024 * 1024;
+
 /// What Kubernetes says to a writer that lost a race.
 pub(crate) const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
@@ -280,6 +284,9 @@ impl Registry {
             ));
         };
         bytes.drain(at..at + marker.len());
+        if bytes.len() > MAX_OBJECT_BYTES {
+            return Err(ApiError::TooLarge(format!("Request entity too large: limit is {MAX_OBJECT_BYTES}")));
+        }
         Ok(Payload::with_revision_at(bytes, at))
     }
 }

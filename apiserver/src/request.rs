@@ -35,7 +35,7 @@ impl Incoming {
         self.header(http::header::CONTENT_TYPE)
     }
     pub fn accepted(&self) -> Result<Accepted> {
-        Accepted::of(self.request.headers(), &self.query)
+        Accepted::of(self.request.headers(), &self.query, self.info.verb == "watch")
     }
     /// The whole body; taken out of the request.
     ///

@@ -74,13 +74,15 @@ async fn serve(app: App, request: Request) -> std::result::Result<Response, Infa
     let (mut label, mut long) = (Label { verb: "other", ..Label::default() }, false);
     // What is known of the user when the request ends, wherever it ends; kept only if somebody wants to know.
     let identity = (record.is_some() || tracing::enabled!(tracing::Level::DEBUG)).then(Mutex::default);
+    let notes = record.is_some().then(audit::Notes::default);
     let handled = match RequestInfo::parse(request.method(), request.uri()) {
         Ok(info) => {
             (label, long) = (label_of(&app, &info), info.is_long_running());
             if let Some(record) = &mut record {
                 record.about(&info);
             }
-            guard::caught(handle(&app, info, request, identity.as_ref())).instrument(span.clone()).await
+            let work = guard::caught(handle(&app, info, request, identity.as_ref())).instrument(span.clone());
+            audit::noted(notes.clone(), work).await
         }
         Err(error) => Ok(Err(error)),
     };
@@ -111,6 +113,9 @@ async fn serve(app: App, request: Request) -> std::result::Result<Response, Infa
     app.metrics.answered(label, code, (!long).then(|| started.elapsed()));
     if let Some(record) = &mut record {
         record.answered(&identity, code, failure);
+        if let Some(notes) = &notes {
+            record.annotated(notes);
+        }
     }
     if !long || failed {
         if let Some(mut record) = record {
@@ -224,7 +229,7 @@ async fn handle(
         }
         let task_app = app.clone();
         let task = async move { dispatch(&task_app, incoming).await }.in_current_span();
-        match app.tasks.spawn(guard::caught(task)).await {
+        match app.tasks.spawn(audit::carried(guard::caught(task))).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(panic)) => Err(panicked(panic)),
             Err(e) => Err(ApiError::Internal(format!("the request's task failed: {e}"))),

@@ -12,6 +12,7 @@ mod deployments;
 mod dns;
 mod kubectl;
 mod node_failure;
+mod operator;
 mod policies;
 mod protection;
 mod rbac;

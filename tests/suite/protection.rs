@@ -12,6 +12,12 @@ fn the_audit_log_tells_who_did_what() {
     let mut c = TestCluster::with(options);
     c.kubectl(&["create", "configmap", "seen", "--from-literal=a=b"]);
     c.try_kubectl(&["get", "secret", "hidden", "--as=jane"]).fails();
+    let (enforce, audit) =
+        ("pod-security.kubernetes.io/enforce=baseline", "pod-security.kubernetes.io/audit=restricted");
+    c.kubectl(&["label", "namespace", "default", enforce, audit]);
+    c.kubectl(&["run", "let-in", "--image=x"]);
+    c.try_kubectl(&["run", "kept-out", "--image=x", "--privileged"]).fails();
+    c.kubectl(&["create", "deployment", "looked-at", "--image=x"]);
     assert_eq!(c.stop(), Some(0));
     let text = std::fs::read_to_string(&path).unwrap();
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -29,6 +35,27 @@ fn the_audit_log_tells_who_did_what() {
     assert_eq!(refused["impersonatedUser"]["username"], "jane");
     assert_eq!(refused["responseStatus"]["reason"], "Forbidden");
     assert_eq!(refused["annotations"]["authorization.k8s.io/decision"], "forbid");
+    // What Pod Security found, also of what it refused.
+    let pod_security = |resource: &str| -> Vec<(u64, String, String)> {
+        let is = |e: &&Value| {
+            e["verb"] == "create" && e["objectRef"]["resource"] == resource && e["user"]["username"] == admin
+        };
+        let noted = |e: &Value| {
+            let note = |key: &str| e["annotations"][key].as_str().unwrap_or_default().to_owned();
+            let code = e["responseStatus"]["code"].as_u64().unwrap();
+            let prefix = "pod-security.kubernetes.io/";
+            (code, note(&format!("{prefix}enforce-policy")), note(&format!("{prefix}audit-violations")))
+        };
+        events.iter().filter(is).map(noted).collect()
+    };
+    let pods = pod_security("pods");
+    assert_eq!(pods.iter().map(|p| p.0).collect::<Vec<_>>(), [201, 403], "{pods:?}");
+    for (_, enforced, violation) in &pods {
+        assert_eq!(enforced, "baseline:latest");
+        assert!(violation.starts_with("would violate PodSecurity \"restricted:latest\": "), "{violation}");
+    }
+    let (_, enforced, violation) = &pod_security("deployments")[0];
+    assert!(enforced.is_empty() && violation.contains("runAsNonRoot != true"), "{enforced} {violation}");
     // Those of the server's own components.
     let watches = |stage: &str| events.iter().filter(|e| e["verb"] == "watch" && e["stage"] == stage).count();
     assert!(watches("ResponseStarted") > 0 && watches("ResponseStarted") >= watches("ResponseComplete"));

@@ -1,7 +1,7 @@
 //! PodSecurity: what the labels of a namespace allow its pods (`pod-security.kubernetes.io/enforce`, `audit`, `warn`).
 //!
 //! Only pods themselves are refused. Whoever makes a workload whose pods would be refused, or raises a namespace's level
-//! above what its pods are, is warned. What `audit` finds goes to the log.
+//! above what its pods are, is warned. What `audit` finds, and what was enforced, goes to the audit log.
 
 mod checks;
 mod policy;
@@ -9,6 +9,7 @@ mod restricted;
 
 use super::{Attributes, Lookup, Operation, Plugin, find, find_all, typed};
 use crate::{
+    audit,
     error::{ApiError, Result},
     kinds::{AnyObject, Subresource},
 };
@@ -27,6 +28,9 @@ use std::collections::BTreeMap;
 
 /// Pods looked at when a namespace's level is raised: Kubernetes' number.
 const MAX_PODS_CHECKED: usize = 3000;
+/// Annotations of the audit log.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+const VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
 /// Kinds whose objects hold a template of pods.
 const WORKLOADS: [(&str, &str); 8] = [
     ("", "podtemplates"),
@@ -91,14 +95,27 @@ impl Plugin for PodSecurity {
                 if old.is_some_and(|old| !is_significant(pod, old)) {
                     return Ok(());
                 }
-                let enforced = policy_of(a, lookup).await?.enforce;
+                let policy = policy_of(a, lookup).await?;
+                let enforced = policy.enforce;
+                audit::annotate(ENFORCED, || enforced.to_string());
+                audited(&policy, &Subject::of_pod(pod));
                 let findings = evaluate(enforced, &Subject::of_pod(pod));
                 if findings.is_empty() {
                     return Ok(());
                 }
                 Err(a.forbidden(format!("violates PodSecurity \"{enforced}\": {}", details(&findings))))
             }
-            _ => Ok(()),
+            Some(About::Workload) => {
+                if let Some(template) = template(object) {
+                    of_template(
+                        template,
+                        |subject, policy| audited(policy, subject),
+                        &policy_of(a, lookup).await?,
+                    );
+                }
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 
@@ -118,15 +135,14 @@ impl Plugin for PodSecurity {
                     return Ok(Vec::new());
                 }
                 let policy = policy_of(a, lookup).await?;
-                Ok(warned(a, &policy, &Subject::of_pod(pod)))
+                Ok(would_violate(policy.warn, &Subject::of_pod(pod)).into_iter().collect())
             }
             Some(About::Workload) => {
                 let Some(template) = template(object) else { return Ok(Vec::new()) };
                 let policy = policy_of(a, lookup).await?;
-                let (meta, spec) = (ObjectMeta::default(), PodSpec::default());
-                let meta = template.metadata.as_ref().unwrap_or(&meta);
-                let spec = template.spec.as_ref().unwrap_or(&spec);
-                Ok(warned(a, &policy, &Subject::new(meta, spec)))
+                let warning =
+                    of_template(template, |subject, policy| would_violate(policy.warn, subject), &policy);
+                Ok(warning.into_iter().collect())
             }
             None => Ok(Vec::new()),
         }
@@ -138,19 +154,28 @@ async fn policy_of(a: &Attributes<'_>, lookup: &dyn Lookup) -> Result<Policy> {
     Ok(Policy::of(namespace.and_then(|n| n.metadata.labels).as_ref()).0)
 }
 
-/// Warnings about a pod or template; what an audit finds is logged.
-fn warned(a: &Attributes<'_>, policy: &Policy, subject: &Subject<'_>) -> Vec<String> {
-    let would = |standard: Standard| {
-        let findings = evaluate(standard, subject);
-        (!findings.is_empty())
-            .then(|| format!("would violate PodSecurity \"{standard}\": {}", details(&findings)))
-    };
-    if let Some(violation) = would(policy.audit) {
-        let (resource, user) = (a.kind.resource().qualified(), &a.user.name);
-        let (namespace, name, dry_run) = (a.namespace, a.name, a.dry_run);
-        tracing::info!(target: "audit", resource, namespace, name, user, dry_run, violation, "PodSecurity");
+/// What is said of the pods of a template.
+fn of_template<T>(
+    template: &PodTemplateSpec,
+    say: impl FnOnce(&Subject<'_>, &Policy) -> T,
+    policy: &Policy,
+) -> T {
+    let (meta, spec) = (ObjectMeta::default(), PodSpec::default());
+    let meta = template.metadata.as_ref().unwrap_or(&meta);
+    say(&Subject::new(meta, template.spec.as_ref().unwrap_or(&spec)), policy)
+}
+
+/// What an audit finds is noted with the request, whatever becomes of it.
+fn audited(policy: &Policy, subject: &Subject<'_>) {
+    if let Some(violation) = would_violate(policy.audit, subject) {
+        audit::annotate(VIOLATIONS, || violation);
     }
-    would(policy.warn).into_iter().collect()
+}
+
+fn would_violate(standard: Standard, subject: &Subject<'_>) -> Option<String> {
+    let findings = evaluate(standard, subject);
+    (!findings.is_empty())
+        .then(|| format!("would violate PodSecurity \"{standard}\": {}", details(&findings)))
 }
 
 /// `host ports (8080, 9090), privileged containers`.

@@ -26,8 +26,13 @@ impl Plugin for Priority {
     }
 
     fn handles(&self, a: &Attributes<'_>) -> bool {
-        matches!(a.operation, Operation::Create | Operation::Update)
-            && (a.is("", "pods") || a.is("scheduling.k8s.io", "priorityclasses"))
+        match a.operation {
+            Operation::Create | Operation::Update => {
+                a.is("", "pods") || a.is("scheduling.k8s.io", "priorityclasses")
+            }
+            Operation::Delete => a.is("scheduling.k8s.io", "priorityclasses"),
+            Operation::Connect => false,
+        }
     }
 
     async fn validate(
@@ -37,6 +42,9 @@ impl Plugin for Priority {
         _old: Option<&dyn AnyObject>,
         lookup: &dyn Lookup,
     ) -> Result<()> {
+        if a.operation == Operation::Delete && SYSTEM.iter().any(|(name, _)| *name == a.name) {
+            return Err(a.forbidden("this is a system priority class and cannot be deleted"));
+        }
         let Some(class) = object.and_then(|o| o.as_any().downcast_ref::<PriorityClass>()) else {
             return Ok(());
         };

@@ -98,7 +98,7 @@ pub struct Event {
     request_received_timestamp: String,
     stage_timestamp: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<&'static str, &'static str>,
+    annotations: BTreeMap<&'static str, String>,
 }
 
 impl Event {
@@ -140,14 +140,18 @@ impl Event {
         });
     }
 
+    pub(super) fn annotated(&mut self, annotations: BTreeMap<&'static str, String>) {
+        self.annotations.extend(annotations);
+    }
+
     /// `failure` is the reason and the message.
     pub(super) fn answered(&mut self, identity: &Identity, code: u16, failure: Option<(&str, String)>) {
         self.user = identity.user.as_deref().map(Who::from);
         self.impersonated_user = identity.acting_as.as_deref().map(Who::from);
         if let Some(allowed) = identity.allowed {
             let decision = if allowed { "allow" } else { "forbid" };
-            self.annotations.insert("authorization.k8s.io/decision", decision);
-            self.annotations.insert("authorization.k8s.io/reason", "");
+            self.annotations.insert("authorization.k8s.io/decision", decision.to_owned());
+            self.annotations.insert("authorization.k8s.io/reason", String::new());
         }
         let (reason, message) = failure.map(|(reason, message)| (reason.to_owned(), message)).unzip();
         let status = reason.is_some().then_some("Failure");

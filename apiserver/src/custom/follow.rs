@@ -146,13 +146,18 @@ fn serve(registry: &Registry, definitions: &mut Definitions) -> Vec<(String, Sta
     for definition in definitions.values().filter(|d| is_true(d, "Established")) {
         let accepted = definition.status.as_ref().and_then(|s| s.accepted_names.clone()).unwrap_or_default();
         let source = Source::of(definition, &accepted);
+        let life = old.custom().iter().find(|k| {
+            let r = k.resource();
+            r.group == definition.spec.group && r.plural == accepted.plural
+        });
+        let life = life.map(|k| k.life.clone()).unwrap_or_default();
+        life.set_terminating(definition.metadata.deletion_timestamp.is_some());
         for version in definition.spec.versions.iter().filter(|v| v.served) {
             let known = old.find(&definition.spec.group, &version.name, &accepted.plural);
             let kind = match known.filter(|k| k.source == source) {
                 Some(known) => known,
-                None => Arc::new(CustomKind::new(&source, version)),
+                None => Arc::new(CustomKind::new(&source, version, life.clone())),
             };
-            kind.set_terminating(definition.metadata.deletion_timestamp.is_some());
             kinds.push(kind);
         }
     }
@@ -301,7 +306,10 @@ async fn delete_objects(registry: &Registry, definition: &Definition) -> Result<
     let kind = match served {
         Some(kind) => kind,
         None => match spec.versions.first() {
-            Some(version) => Arc::new(CustomKind::new(&Source::of(definition, &spec.names), version)),
+            Some(version) => {
+                let source = Source::of(definition, &spec.names);
+                Arc::new(CustomKind::new(&source, version, Arc::default()))
+            }
             None => return Ok(true),
         },
     };
@@ -315,10 +323,12 @@ async fn delete_objects(registry: &Registry, definition: &Definition) -> Result<
         writer: Writer::default(),
         dry_run: false,
     };
+    // Asked first: what is made from here on is none of this kind.
+    let quiet = kind.life.is_quiet();
     let (everything, options) = (Selection::default(), DeleteOptions::default());
     registry.delete_collection(&call, &everything, &options, PageOptions::default()).await?;
     let rest = PageOptions { limit: Some(1), ..PageOptions::default() };
-    Ok(registry.list(&*kind, "", &everything, &rest).await?.items.is_empty())
+    Ok(quiet && registry.list(&*kind, "", &everything, &rest).await?.items.is_empty())
 }
 
 fn user() -> User {

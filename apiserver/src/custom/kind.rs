@@ -22,7 +22,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde_json::{Map, Value};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 use tokio_util::sync::CancellationToken;
 
 /// What a kind was made from; while this is the same, the kind is.
@@ -37,6 +40,35 @@ impl Source {
     /// `names` are those accepted.
     pub(super) fn of(definition: &CustomResourceDefinition, names: &CustomResourceDefinitionNames) -> Self {
         Self { uid: definition.metadata.uid.clone(), spec: definition.spec.clone(), names: names.clone() }
+    }
+}
+
+/// How the definition behind a kind is doing. All versions share it, and so do those that take their places when the
+/// definition changes: objects being made hold on to the kind they were read by.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    terminating: AtomicBool,
+    /// Objects being made.
+    making: AtomicUsize,
+}
+
+impl Life {
+    pub(super) fn set_terminating(&self, terminating: bool) {
+        self.terminating.store(terminating, Ordering::SeqCst);
+    }
+    /// Whether nobody is making an object now. Said after [`Self::set_terminating`] it stays so: who comes later sees the
+    /// mark, who came before was counted.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.making.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// Leave to make an object.
+pub(crate) struct Making<'a>(&'a Life);
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.making.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -70,13 +102,13 @@ pub struct CustomKind {
     list_kind: String,
     deprecation: Option<String>,
     /// Of no matter to who watches: the kind is the same until its last object is gone.
-    terminating: AtomicBool,
+    pub(super) life: Arc<Life>,
     /// Cancelled when the definition changed or went: what holds on to the old state ends.
     pub(super) gone: CancellationToken,
 }
 
 impl CustomKind {
-    pub(super) fn new(source: &Source, version: &CustomResourceDefinitionVersion) -> Self {
+    pub(super) fn new(source: &Source, version: &CustomResourceDefinitionVersion, life: Arc<Life>) -> Self {
         let (spec, accepted) = (&source.spec, &source.names);
         let resource = Resource {
             group: names::intern(&spec.group),
@@ -134,7 +166,7 @@ impl CustomKind {
             stored_as: format!("{}/{}", spec.group, storage.name),
             list_kind: accepted.list_kind.clone().unwrap_or_else(|| format!("{}List", accepted.kind)),
             deprecation,
-            terminating: AtomicBool::new(false),
+            life,
             gone: CancellationToken::new(),
             resource,
         }
@@ -156,12 +188,11 @@ impl CustomKind {
     pub(crate) fn deprecation(&self) -> Option<&str> {
         self.deprecation.as_deref()
     }
-    /// Whether the definition is going: then nothing new is made.
-    pub(crate) fn is_terminating(&self) -> bool {
-        self.terminating.load(Ordering::Relaxed)
-    }
-    pub(super) fn set_terminating(&self, terminating: bool) {
-        self.terminating.store(terminating, Ordering::Relaxed);
+    /// Leave to make an object; `None` when the definition is going: then nothing new is made.
+    pub(crate) fn making(&self) -> Option<Making<'_>> {
+        self.life.making.fetch_add(1, Ordering::SeqCst);
+        let leave = Making(&self.life);
+        (!self.life.terminating.load(Ordering::SeqCst)).then_some(leave)
     }
     /// Ends when the kind is no longer what it is.
     pub(crate) fn gone(&self) -> CancellationToken {

@@ -2,8 +2,7 @@
 
 use super::{call, decode, method_not_allowed, respond};
 use crate::{
-    custom::CustomKind,
-    error::{ApiError, Result},
+    error::Result,
     kinds::AnyKind,
     request::{Incoming, body, options::WriteOptions},
     state::App,
@@ -14,15 +13,11 @@ pub async fn create(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Re
     if kind.resource().namespaced && incoming.info.namespace.is_empty() {
         return Err(method_not_allowed());
     }
-    if kind.custom().is_some_and(CustomKind::is_terminating) {
-        let text = "create not allowed while custom resource definition is terminating";
-        return Err(ApiError::MethodNotAllowed(text.to_owned()));
-    }
     let accepted = incoming.accepted()?;
     let options = WriteOptions::parse(&incoming.query, "CreateOptions")?;
     let bytes = incoming.body(app.limits.body_bytes).await?;
     let parsed = body::parse(incoming.content_type(), &bytes, kind.resource().kind)?;
-    let (object, mut warnings) = decode(kind, parsed.value, &parsed.duplicates, &options)?;
+    let (object, mut warnings) = decode(kind, parsed.value, &parsed.repeated, &options)?;
     let outcome = app.registry.create(&call(kind, None, &incoming, options.dry_run), object).await?;
     warnings.extend(outcome.warnings);
     respond::object(kind, accepted, true, outcome.object, &warnings)

@@ -15,28 +15,35 @@ use http::header;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
-/// A resource without a store: POST asks a question.
+/// A resource without a store: POST asks a question, or GET is answered from what is so now.
 struct Virtual {
     group: &'static str,
     version: &'static str,
     plural: &'static str,
     kind: &'static str,
     namespaced: bool,
+    verbs: &'static [&'static str],
+    short_names: &'static [&'static str],
 }
 
-const VIRTUAL: [Virtual; 8] = {
+const VIRTUAL: [Virtual; 9] = {
     const fn asked(
         group: &'static str,
         plural: &'static str,
         kind: &'static str,
         namespaced: bool,
     ) -> Virtual {
-        Virtual { group, version: "v1", plural, kind, namespaced }
+        Virtual { group, version: "v1", plural, kind, namespaced, verbs: &["create"], short_names: &[] }
     }
     const AUTHENTICATION: &str = "authentication.k8s.io";
     const AUTHORIZATION: &str = "authorization.k8s.io";
     [
         asked("", "bindings", "Binding", true),
+        Virtual {
+            verbs: &["get", "list"],
+            short_names: &["cs"],
+            ..asked("", "componentstatuses", "ComponentStatus", false)
+        },
         asked(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview", false),
         // What `kubectl auth whoami` of 1.27 asks.
         Virtual {
@@ -309,10 +316,14 @@ impl Version<'_> {
             }
         }
         for asked in &self.asked {
-            resources.push(json!({
-                "name": asked.plural, "singularName": asked.kind.to_ascii_lowercase(), "namespaced": asked.namespaced,
-                "kind": asked.kind, "verbs": ["create"],
-            }));
+            let mut entry = Map::new();
+            entry.insert("name".to_owned(), json!(asked.plural));
+            entry.insert("singularName".to_owned(), json!(asked.kind.to_ascii_lowercase()));
+            entry.insert("namespaced".to_owned(), json!(asked.namespaced));
+            entry.insert("kind".to_owned(), json!(asked.kind));
+            entry.insert("verbs".to_owned(), json!(asked.verbs));
+            put(&mut entry, "shortNames", json!(asked.short_names));
+            resources.push(Value::Object(entry));
         }
         json!({
             "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version(group, self.version),
@@ -352,13 +363,17 @@ impl Version<'_> {
             resources.push(Value::Object(entry));
         }
         for asked in &self.asked {
-            resources.push(json!({
-                "resource": asked.plural,
-                "responseKind": {"group": asked.group, "version": asked.version, "kind": asked.kind},
-                "scope": scope(asked.namespaced),
-                "singularResource": asked.kind.to_ascii_lowercase(),
-                "verbs": ["create"],
-            }));
+            let mut entry = Map::new();
+            entry.insert("resource".to_owned(), json!(asked.plural));
+            entry.insert(
+                "responseKind".to_owned(),
+                json!({"group": asked.group, "version": asked.version, "kind": asked.kind}),
+            );
+            entry.insert("scope".to_owned(), json!(scope(asked.namespaced)));
+            entry.insert("singularResource".to_owned(), json!(asked.kind.to_ascii_lowercase()));
+            entry.insert("verbs".to_owned(), json!(asked.verbs));
+            put(&mut entry, "shortNames", json!(asked.short_names));
+            resources.push(Value::Object(entry));
         }
         resources
     }

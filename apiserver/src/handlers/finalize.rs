@@ -17,7 +17,7 @@ pub async fn update(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Re
     let options = WriteOptions::parse(&incoming.query, "UpdateOptions")?;
     let bytes = incoming.body(app.limits.body_bytes).await?;
     let parsed = body::parse(incoming.content_type(), &bytes, kind.resource().kind)?;
-    let (given, mut warnings) = decode(kind, parsed.value, &parsed.duplicates, &options)?;
+    let (given, mut warnings) = decode(kind, parsed.value, &parsed.repeated, &options)?;
     let not_one = || ApiError::Internal("finalize of something that is no namespace".to_owned());
     let given = given.as_any().downcast_ref::<Namespace>().ok_or_else(not_one)?;
     let call = call(kind, Some(Subresource::Finalize), &incoming, options.dry_run);

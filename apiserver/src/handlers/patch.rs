@@ -1,6 +1,6 @@
 //! PATCH of an object or of its `/status`, in all formats.
 
-use super::{call, decode_patched, respond};
+use super::{call, decode_patched, may_create, respond};
 use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, Subresource},
@@ -9,7 +9,11 @@ use crate::{
         patch::{self, PatchType},
         update::Change,
     },
-    request::{Incoming, body, options::WriteOptions},
+    request::{
+        Incoming,
+        body::{self, Repeated},
+        options::{FieldValidation, WriteOptions},
+    },
     state::App,
 };
 use api::field;
@@ -39,7 +43,7 @@ pub async fn patch(
         let current: Value = serde_json::from_slice(&kind.show(&stored.bytes))
             .map_err(|e| ApiError::Internal(format!("a stored object cannot be read: {e}")))?;
         let patched = patch::apply(kind, patch_type, &current, &bytes)?;
-        let (object, said) = decode_patched(kind, patched.value, &patched.duplicates, &options, &bytes)?;
+        let (object, said) = decode_patched(kind, patched.value, &patched.repeated, &options, &bytes)?;
         warnings = said;
         Ok(object)
     };
@@ -61,6 +65,7 @@ async fn apply(
     let config = body::parse_yaml(bytes)?;
     let call = call(kind, subresource, &incoming, options.dry_run);
     let force = options.force == Some(true);
+    let (user, info) = (&*incoming.user, &incoming.info);
     let mut warnings = Vec::new();
     let mut make = |stored: Option<&Stored>| {
         let live = stored.map(|s| serde_json::from_slice::<Value>(&kind.show(&s.bytes))).transpose();
@@ -68,10 +73,23 @@ async fn apply(
         if live.is_none() && subresource.is_some() {
             return Err(call.not_found());
         }
+        if live.is_none() {
+            may_create(app, user, info)?;
+        }
         let now = jiff::Timestamp::now();
         let value = apply::apply(kind, live.as_ref(), config.value.clone(), &call.writer, force, now)?;
-        let (object, said) = decode_patched(kind, value, &config.duplicates, options, bytes)?;
+        let (object, said) = decode_patched(kind, value, &Repeated::NONE, options, bytes)?;
         warnings = said;
+        match (&config.repeated, options.field_validation) {
+            (Repeated::Lines(lines), FieldValidation::Warn) => warnings.extend(lines.iter().cloned()),
+            (repeated, FieldValidation::Strict) => {
+                if let Some(error) = repeated.yaml_error() {
+                    let text = format!("error strict decoding YAML: error converting YAML to JSON: {error}");
+                    return Err(ApiError::BadRequest(text));
+                }
+            }
+            _ => {}
+        }
         Ok(object)
     };
     let outcome = app.registry.update(&call, Change { apply: true, retry: true, make: &mut make }).await?;
@@ -80,7 +98,7 @@ async fn apply(
 }
 
 /// An apply needs a manager; only an apply can be forced.
-fn check_options(patch_type: PatchType, options: &WriteOptions) -> Result<()> {
+pub(super) fn check_options(patch_type: PatchType, options: &WriteOptions) -> Result<()> {
     let mut errors = field::Errors::default();
     match patch_type {
         PatchType::Apply if options.field_manager.is_empty() => {

@@ -5,7 +5,7 @@ use crate::{
     kinds::AnyKind,
     protobuf,
     registry::{Page, table},
-    request::negotiate::{Accepted, Form},
+    request::negotiate::{Accepted, Encoding, Form},
 };
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -15,6 +15,8 @@ use std::io::Write;
 
 /// Smaller answers are not worth the time of packing (the API server's own threshold).
 const GZIP_FROM: usize = 128 * 1024;
+/// Longest line of YAML that is not folded: longer than any value is.
+const YAML_LINE: usize = 16 * 1024 * 1024;
 
 /// One object.
 pub fn object(
@@ -86,8 +88,13 @@ fn concatenated(kind: &dyn AnyKind, page: &Page, meta: &table::ListMeta) -> Resu
 
 /// JSON that is written already, in the encoding the client asked for if its kind has it.
 pub fn json(accepted: Accepted, code: StatusCode, bytes: Bytes) -> Response {
-    let encoded = accepted.protobuf.then(|| protobuf::object(&bytes)).flatten();
-    let media = if encoded.is_some() { protobuf::MEDIA } else { "application/json" };
+    let encoded = match accepted.encoding {
+        Encoding::Json => None,
+        Encoding::Yaml => yaml(&bytes).map(|text| ("application/yaml", text)),
+        Encoding::Protobuf => protobuf::object(&bytes).map(|encoded| (protobuf::MEDIA, encoded)),
+    };
+    let (media, encoded) = encoded.unzip();
+    let media = media.unwrap_or("application/json");
     let bytes = match encoded {
         Some(encoded) => encoded.into(),
         None if accepted.pretty => indented(&bytes),
@@ -115,6 +122,14 @@ fn indented(bytes: &Bytes) -> Bytes {
         }
         Err(_) => bytes.clone(),
     }
+}
+
+/// The same in YAML; `None` for what is none.
+fn yaml(bytes: &Bytes) -> Option<Vec<u8>> {
+    let value = serde_json::from_slice::<serde_json::Value>(bytes).ok()?;
+    // As Kubernetes writes it: lists at the indentation of their key, long lines in one.
+    let options = serde_saphyr::ser_options! { compact_list_indent: true, folded_wrap_chars: YAML_LINE };
+    serde_saphyr::to_string_with_options(&value, options).ok().map(String::into_bytes)
 }
 
 fn gzip(bytes: &[u8]) -> Option<Bytes> {

@@ -4,7 +4,7 @@ use super::{call, method_not_allowed, respond};
 use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, AnyObject, Subresource},
-    registry::{Call, Stored, update::Change},
+    registry::{Call, Stored, apply, patch::PatchType, update::Change},
     request::{
         Incoming, body,
         negotiate::{Accepted, Form},
@@ -20,7 +20,7 @@ use k8s_openapi::{
     api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub async fn scale(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Result<Response> {
     let accepted = Accepted { form: Form::Object, ..incoming.accepted()? };
@@ -37,19 +37,33 @@ pub async fn scale(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Res
     if !matches!(verb, "update" | "patch") {
         return Err(method_not_allowed());
     }
-    let options = WriteOptions::parse(&incoming.query, "UpdateOptions")?;
+    let options = if verb == "patch" { "PatchOptions" } else { "UpdateOptions" };
+    let options = WriteOptions::parse(&incoming.query, options)?;
+    let patch_type = match verb {
+        "patch" => Some(PatchType::from_content_type(incoming.content_type())?),
+        _ => None,
+    };
+    if let Some(patch_type) = patch_type {
+        super::patch::check_options(patch_type, &options)?;
+    }
     let bytes = incoming.body(app.limits.body_bytes).await?;
     let content_type = incoming.content_type().map(str::to_owned);
     let call = call(kind, Some(Subresource::Scale), &incoming, options.dry_run);
+    let force = options.force == Some(true);
     let mut make = |stored: Option<&Stored>| {
         let stored = stored.ok_or_else(|| call.not_found())?;
-        let current = scale_of(&call, stored.object.as_ref())?;
-        let wanted = match verb {
-            "update" => body::parse(content_type.as_deref(), &bytes, "Scale")?.value,
-            _ => patched(content_type.as_deref(), &current, &bytes)?,
+        let current = || scale_of(&call, stored.object.as_ref());
+        let wanted = match patch_type {
+            None => body::parse(content_type.as_deref(), &bytes, "Scale")?.value,
+            Some(PatchType::Apply) => body::parse_yaml(&bytes)?.value,
+            Some(patch_type) => patched(patch_type, &current()?, &bytes)?,
         };
         let wanted = read(wanted, call.name)?;
-        let mut object = stored.object.clone_box();
+        let replicas = wanted.spec.as_ref().and_then(|s| s.replicas);
+        let mut object = match patch_type {
+            Some(PatchType::Apply) => applied(&call, stored, replicas, force)?,
+            _ => stored.object.clone_box(),
+        };
         let meta = object.meta_mut();
         // Without one the write is at whatever is there, also of kinds that else want to be told.
         if let Some(version) = wanted.metadata.resource_version.filter(|v| !v.is_empty()) {
@@ -58,10 +72,14 @@ pub async fn scale(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Res
         if let Some(uid) = wanted.metadata.uid.filter(|u| !u.is_empty()) {
             meta.uid = Some(uid);
         }
-        kind.set_scale(object.as_mut(), wanted.spec.and_then(|s| s.replicas).unwrap_or(0));
+        if patch_type != Some(PatchType::Apply) {
+            kind.set_scale(object.as_mut(), replicas.unwrap_or(0));
+        }
         Ok(object)
     };
-    let outcome = app.registry.update(&call, Change { apply: false, retry: true, make: &mut make }).await?;
+    // What is not there has no scale: unlike an apply of the whole object this makes none.
+    let apply = patch_type == Some(PatchType::Apply);
+    let outcome = app.registry.update(&call, Change { apply, retry: true, make: &mut make }).await?;
     let object = kind.decode_stored(&outcome.object).map_err(ApiError::Internal)?;
     answer(accepted, &scale_of(&call, object.as_ref())?)
 }
@@ -83,20 +101,58 @@ fn scale_of(call: &Call<'_>, object: &dyn AnyObject) -> Result<Scale> {
     })
 }
 
-/// A Scale has no lists: all three patch formats but JSON patch are merges.
-fn patched(content_type: Option<&str>, current: &Scale, bytes: &[u8]) -> Result<Value> {
-    use crate::registry::patch::PatchType;
+/// The object after a manager applied a Scale of so many replicas: it owns that field then, and nothing else. Conflicts
+/// are told as the client sees them, in terms of the Scale.
+fn applied(
+    call: &Call<'_>,
+    stored: &Stored,
+    replicas: Option<i32>,
+    force: bool,
+) -> Result<Box<dyn AnyObject>> {
+    let kind = call.kind;
+    let r = kind.resource();
+    let live = serde_json::from_slice::<Value>(&kind.show(&stored.bytes))
+        .map_err(|e| ApiError::Internal(format!("a stored object cannot be read: {e}")))?;
+    let mut config = json!({
+        "apiVersion": r.api_version(), "kind": r.kind, "metadata": {"name": call.name, "namespace": call.namespace},
+    });
+    match (replicas, kind.custom()) {
+        (None, _) => {}
+        (Some(replicas), None) => config["spec"] = json!({"replicas": replicas}),
+        (Some(replicas), Some(_)) => {
+            let mut object = kind.decode(config).map_err(ApiError::Internal)?.object;
+            kind.set_scale(object.as_mut(), replicas);
+            config = object.to_value();
+        }
+    }
+    let now = jiff::Timestamp::now();
+    let value = apply::apply(kind, Some(&live), config, &call.writer, force, now).map_err(|e| match e {
+        ApiError::ApplyConflict { message, causes } => {
+            let (own, scale) = (format!("using {}", r.api_version()), "using autoscaling/v1");
+            let causes: Vec<_> = causes
+                .into_iter()
+                .map(|(message, path)| (message.replace(&own, scale), (path, ".spec.replicas".to_owned())))
+                .collect();
+            let message = causes.iter().fold(message.replace(&own, scale), |message, (_, (path, shown))| {
+                message.replace(path.as_str(), shown)
+            });
+            let causes = causes.into_iter().map(|(message, (_, shown))| (message, shown)).collect();
+            ApiError::ApplyConflict { message, causes }
+        }
+        other => other,
+    })?;
+    Ok(kind.decode(value).map_err(ApiError::Internal)?.object)
+}
+
+/// A Scale has no lists: all patch formats but JSON patch are merges.
+fn patched(patch_type: PatchType, current: &Scale, bytes: &[u8]) -> Result<Value> {
     let mut value = serde_json::to_value(current).map_err(|e| ApiError::Internal(e.to_string()))?;
     let patch = body::parse_json(bytes)?.value;
-    match PatchType::from_content_type(content_type)? {
-        PatchType::Json => {
-            let patch: json_patch::Patch = serde_json::from_value(patch)
-                .map_err(|e| ApiError::BadRequest(format!("error decoding patch: {e}")))?;
-            json_patch::patch(&mut value, &patch).map_err(|e| ApiError::Unprocessable(e.to_string()))?;
-        }
+    match patch_type {
+        PatchType::Json => value = crate::registry::patch::json_patch(&value, patch)?,
         PatchType::Merge | PatchType::StrategicMerge => json_patch::merge(&mut value, &patch),
         PatchType::Apply => {
-            return Err(ApiError::NotImplemented("server-side apply on scale: not built yet".to_owned()));
+            return Err(ApiError::Internal("an apply configuration was handed to a patch".to_owned()));
         }
     }
     Ok(value)

@@ -1,6 +1,6 @@
 //! PUT of an object or of its `/status`.
 
-use super::{call, decode, respond};
+use super::{call, decode, may_create, respond};
 use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, Subresource},
@@ -20,12 +20,16 @@ pub async fn update(
     let options = WriteOptions::parse(&incoming.query, "UpdateOptions")?;
     let bytes = incoming.body(app.limits.body_bytes).await?;
     let parsed = body::parse(incoming.content_type(), &bytes, kind.resource().kind)?;
-    let (object, mut warnings) = decode(kind, parsed.value, &parsed.duplicates, &options)?;
+    let (object, mut warnings) = decode(kind, parsed.value, &parsed.repeated, &options)?;
     let call = call(kind, subresource, &incoming, options.dry_run);
     // An object that names its revision is needed once: were another write to come between, it would no longer fit.
     let conditional = revision_of(object.as_ref())?.is_some();
     let mut object = Some(object);
-    let mut make = |_: Option<&Stored>| {
+    let (user, info) = (&*incoming.user, &incoming.info);
+    let mut make = |stored: Option<&Stored>| {
+        if stored.is_none() {
+            may_create(app, user, info)?;
+        }
         let given = if conditional { object.take() } else { object.as_ref().map(|o| o.clone_box()) };
         given.ok_or_else(|| ApiError::Internal("a conditional update was made twice".to_owned()))
     };

@@ -6,7 +6,7 @@ use crate::{
     kinds::KindRef,
     protobuf,
     registry::{Selection, watch},
-    request::{Incoming, options::ListOptions},
+    request::{Incoming, negotiate::Encoding, options::ListOptions},
     state::App,
 };
 use axum::{body::Body, response::Response};
@@ -26,7 +26,7 @@ pub async fn watch(app: &App, kind: &KindRef, incoming: Incoming) -> Result<Resp
         return Err(ApiError::Unavailable("the server is shutting down".to_owned()));
     }
     let r = kind.resource();
-    let protobuf = accepted.protobuf && protobuf::knows(&r.api_version(), r.kind);
+    let protobuf = accepted.encoding == Encoding::Protobuf && protobuf::knows(&r.api_version(), r.kind);
     let request = watch::Request {
         kind: kind.clone(),
         namespace: call(&**kind, None, &incoming, false).namespace.to_owned(),

@@ -6,6 +6,7 @@
 use super::{Call, Outcome, Registry, allocate::Reservation, key};
 use crate::{
     admission::Operation,
+    custom::CustomKind,
     error::{ApiError, Result},
     kinds::{AnyKind, AnyObject, shared::object_meta},
 };
@@ -32,6 +33,15 @@ impl Registry {
             ));
         }
         let kind = call.kind;
+        // Held until the object is there or refused: who takes a definition's objects along must not miss one.
+        let _making = match kind.custom().map(CustomKind::making) {
+            Some(None) => {
+                let name = object.meta().name.clone().unwrap_or_default();
+                let text = "create not allowed while custom resource definition is terminating";
+                return Err(call.attributes(Operation::Create, &name).forbidden(text));
+            }
+            leave => leave,
+        };
         fill_system_fields(object.as_mut());
         kind.default(object.as_mut());
         {

@@ -74,8 +74,8 @@ impl PatchType {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patched {
     pub value: Value,
-    /// Paths of keys that the patch itself gave twice, for strict field validation.
-    pub duplicates: Vec<String>,
+    /// Keys that the patch itself gave twice, for strict field validation.
+    pub repeated: body::Repeated,
 }
 
 /// Applies a patch `body` to `current`, the object's whole JSON.
@@ -103,10 +103,14 @@ pub fn apply(kind: &dyn AnyKind, patch_type: PatchType, current: &Value, body: &
             return Err(ApiError::Internal("an apply configuration was handed to patch::apply".to_owned()));
         }
     };
-    Ok(Patched { value, duplicates: parsed.duplicates })
+    Ok(Patched { value, repeated: parsed.repeated })
 }
 
-fn json_patch(current: &Value, patch: Value) -> Result<Value> {
+/// A JSON patch applied to `current`, within bounds.
+///
+/// # Errors
+/// As [`apply`].
+pub fn json_patch(current: &Value, patch: Value) -> Result<Value> {
     let operations = patch.as_array().map_or(0, Vec::len);
     if operations > MAX_JSON_PATCH_OPERATIONS {
         return Err(ApiError::TooLarge(format!(
@@ -126,10 +130,23 @@ fn json_patch(current: &Value, patch: Value) -> Result<Value> {
                 )));
             }
         }
+        if let json_patch::PatchOperation::Test(test) = operation
+            && test.value.is_null()
+            && is_absent(&value, test.path.as_str())
+        {
+            continue;
+        }
         json_patch::patch_unsafe(&mut value, std::slice::from_ref(operation))
             .map_err(|e| ApiError::Unprocessable(format!("operation {i}: {}", e.kind)))?;
     }
     Ok(value)
+}
+
+/// Whether an object has no such key. To Kubernetes a key that is absent is null: so clients test that there are no
+/// finalizers before they add the first.
+fn is_absent(value: &Value, path: &str) -> bool {
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| value.pointer(parent));
+    parent.is_some_and(Value::is_object) && value.pointer(path).is_none()
 }
 
 /// About the length of `value` as JSON.
@@ -161,6 +178,22 @@ mod tests {
         assert_eq!(PatchType::from_content_type(with_charset).unwrap(), PatchType::Merge);
         assert_eq!(PatchType::from_content_type(Some("application/json")).unwrap_err().code(), 415);
         assert_eq!(PatchType::from_content_type(None).unwrap_err().code(), 415);
+    }
+
+    #[test]
+    fn what_is_absent_is_null_to_a_test() {
+        let current = json!({"a": {"b": [1]}});
+        for (path, value, holds) in [
+            ("/a/none", json!(null), true),
+            ("/none", json!(null), true),
+            ("/a/none", json!(1), false),
+            ("/a/b", json!(null), false),
+            ("/none/b", json!(null), false),
+            ("/a/b/7", json!(null), false),
+        ] {
+            let done = patched(&current, json!([{"op": "test", "path": path, "value": value}]));
+            assert_eq!(done.is_ok(), holds, "{path} {value}");
+        }
     }
 
     #[test]

@@ -5,9 +5,12 @@
 
 use crate::error::{ApiError, Result};
 use crate::protobuf;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use std::fmt::{self, Write as _};
+use std::{
+    collections::HashSet,
+    fmt::{self, Write as _},
+};
 
 /// Deepest nesting of a YAML body. The same as serde_json's own limit, so that both syntaxes accept the same
 /// objects and nothing is stored that could not be read back.
@@ -25,8 +28,30 @@ const ACCEPTED: &str = "the body of the request was in an unknown format - accep
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parsed {
     pub value: Value,
-    /// Paths of keys given more than once (`spec.containers[0].image`); the last value won.
-    pub duplicates: Vec<String>,
+    pub repeated: Repeated,
+}
+
+/// Keys given more than once; the last value won. Kubernetes tells of them by path in JSON, by line in YAML.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repeated {
+    /// `spec.containers[0].image`
+    Paths(Vec<String>),
+    /// `line 9: key "image" already set in map`
+    Lines(Vec<String>),
+}
+
+impl Repeated {
+    pub const NONE: Self = Self::Paths(Vec::new());
+
+    /// What the reader of YAML says, all at once; `None` if there is nothing to say.
+    pub fn yaml_error(&self) -> Option<String> {
+        match self {
+            Self::Lines(lines) if !lines.is_empty() => {
+                Some(format!("yaml: unmarshal errors:\n  {}", lines.join("\n  ")))
+            }
+            Self::Lines(_) | Self::Paths(_) => None,
+        }
+    }
 }
 
 /// The syntax of a body.
@@ -81,7 +106,7 @@ pub fn parse(content_type: Option<&str>, body: &[u8], kind: &str) -> Result<Pars
         let value = protobuf::parse(body).map_err(|e| {
             ApiError::BadRequest(format!("the object provided is unrecognized (must be of type {kind}): {e}"))
         })?;
-        return Ok(Parsed { value, duplicates: Vec::new() });
+        return Ok(Parsed { value, repeated: Repeated::NONE });
     }
     let syntax = syntax(content_type, body)?;
     read(syntax, body).map_err(|e| e.must_be(kind))
@@ -94,21 +119,37 @@ pub fn parse_json(body: &[u8]) -> std::result::Result<Parsed, Malformed> {
 
 /// Reads the body of a server-side apply: YAML, of which JSON is a subset.
 pub fn parse_yaml(body: &[u8]) -> std::result::Result<Parsed, Malformed> {
-    read(if looks_like_json(body) { Syntax::Json } else { Syntax::Yaml }, body)
+    let mut parsed = read(if looks_like_json(body) { Syntax::Json } else { Syntax::Yaml }, body)?;
+    if let Repeated::Paths(paths) = &parsed.repeated
+        && !paths.is_empty()
+        && let Some(lines) = repeated_lines(body)
+    {
+        parsed.repeated = Repeated::Lines(lines);
+    }
+    Ok(parsed)
 }
 
 /// The complaints of a strict reader, in Kubernetes' order and words: `unknown field "spec.replicaz"`. Custom kinds are
-/// first read and then held against their schema: there what is repeated comes first.
-pub fn complaints(unknown: &[String], duplicates: &[String], custom: bool) -> Vec<String> {
-    let unknown = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
-    let duplicates: Vec<String> =
-        duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
-    if custom { [duplicates, unknown].concat() } else { [unknown, duplicates].concat() }
+/// first read and then held against their schema: there what is repeated comes first. So it does in YAML.
+pub fn complaints(unknown: &[String], repeated: &Repeated, custom: bool) -> Vec<String> {
+    let unknown: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+    match repeated {
+        Repeated::Lines(lines) => [lines.clone(), unknown].concat(),
+        Repeated::Paths(paths) => {
+            let repeated: Vec<String> =
+                paths.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
+            if custom { [repeated, unknown].concat() } else { [unknown, repeated].concat() }
+        }
+    }
 }
 
-/// The text of `fieldValidation=Strict` for such complaints.
-pub fn strict_text(complaints: &[String]) -> String {
-    format!("strict decoding error: {}", complaints.join(", "))
+/// The text of `fieldValidation=Strict`; `None` if there is nothing to complain about.
+pub fn strict_text(unknown: &[String], repeated: &Repeated, custom: bool) -> Option<String> {
+    let all = match repeated.yaml_error() {
+        Some(error) => [vec![error], complaints(unknown, &Repeated::NONE, custom)].concat(),
+        None => complaints(unknown, repeated, custom),
+    };
+    (!all.is_empty()).then(|| format!("strict decoding error: {}", all.join(", ")))
 }
 
 /// 400 for a body that names `kind` in `version` and cannot be read as an object of kind `expected`.
@@ -155,7 +196,14 @@ fn read(syntax: Syntax, body: &[u8]) -> std::result::Result<Parsed, Malformed> {
             .map_err(|e| malformed(&e))?
         }
     };
-    Ok(Parsed { value, duplicates })
+    let lines = (syntax == Syntax::Yaml && !duplicates.is_empty()).then(|| repeated_lines(body)).flatten();
+    Ok(Parsed { value, repeated: lines.map_or(Repeated::Paths(duplicates), Repeated::Lines) })
+}
+
+/// Repeated keys by their lines. A second reading, which knows where things are: only few texts need it.
+fn repeated_lines(body: &[u8]) -> Option<Vec<String>> {
+    let text = std::str::from_utf8(body).ok()?;
+    serde_saphyr::from_str_with_options::<Lines>(text, yaml_options()).ok().map(|lines| lines.0)
 }
 
 fn yaml_options() -> serde_saphyr::Options {
@@ -283,6 +331,72 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
+/// What Kubernetes' reader of YAML has to say about the repeated keys in a node: those inside a value first, and each
+/// with the line on which its value begins.
+struct Lines(Vec<String>);
+
+impl<'de> Deserialize<'de> for Lines {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        from.deserialize_any(LinesVisitor)
+    }
+}
+
+struct LinesVisitor;
+
+impl<'de> Visitor<'de> for LinesVisitor {
+    type Value = Lines;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML node")
+    }
+    fn visit_unit<E>(self) -> std::result::Result<Lines, E> {
+        Ok(Lines(Vec::new()))
+    }
+    fn visit_none<E>(self) -> std::result::Result<Lines, E> {
+        Ok(Lines(Vec::new()))
+    }
+    fn visit_some<D: Deserializer<'de>>(self, from: D) -> std::result::Result<Lines, D::Error> {
+        from.deserialize_any(self)
+    }
+    fn visit_bool<E>(self, _: bool) -> std::result::Result<Lines, E> {
+        Ok(Lines(Vec::new()))
+    }
+    fn visit_i64<E>(self, _: i64) -> std::result::Result<Lines, E> {
+        Ok(Lines(Vec::new()))
+    }
+    fn visit_u64<E>(self, _: u64) -> std::result::Result<Lines, E> {
+        Ok(Lines(Vec::new()))
+    }
+    fn visit_f64<E>(self, _: f64) -> std::result::Result<Lines, E> {
+        Ok(Lines(Vec::new()))
+    }
+    fn visit_str<E>(self, _: &str) -> std::result::Result<Lines, E> {
+        Ok(Lines(Vec::new()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Lines, A::Error> {
+        let mut lines = Vec::new();
+        while let Some(element) = seq.next_element::<Lines>()? {
+            lines.extend(element.0);
+        }
+        Ok(Lines(lines))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> std::result::Result<Lines, A::Error> {
+        let (mut lines, mut seen) = (Vec::new(), HashSet::new());
+        while let Some(key) = access.next_key::<String>()? {
+            let value: serde_saphyr::Spanned<Lines> = access.next_value()?;
+            lines.extend(value.value.0);
+            if seen.contains(&key) {
+                lines.push(format!("line {}: key {key:?} already set in map", value.referenced.line()));
+            } else {
+                seen.insert(key);
+            }
+        }
+        Ok(Lines(lines))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,12 +421,14 @@ mod tests {
             r#"{"spec":{"replicas":1,"replicas":2,"replicas":3,
                 "containers":[{"name":"a"},{"image":"x","image":"y"}]},"spec":{"a":{"b":1}}}"#,
         );
-        assert_eq!(parsed.duplicates, ["spec.replicas", "spec.containers[1].image", "spec"]);
+        let Repeated::Paths(paths) = &parsed.repeated else { panic!("{:?}", parsed.repeated) };
+        assert_eq!(paths[..], ["spec.replicas", "spec.containers[1].image", "spec"]);
         assert_eq!(parsed.value, json!({"spec": {"a": {"b": 1}}}));
         assert_eq!(
-            strict_text(&complaints(&["spec.replicaz".into()], &parsed.duplicates[..1], false)),
+            strict_text(&["spec.replicaz".into()], &Repeated::Paths(paths[..1].to_vec()), false).unwrap(),
             r#"strict decoding error: unknown field "spec.replicaz", duplicate field "spec.replicas""#
         );
+        assert_eq!(strict_text(&[], &Repeated::NONE, false), None);
     }
 
     #[test]
@@ -324,9 +440,34 @@ mod tests {
             parsed.value,
             json!({"apiVersion": "v1", "metadata": {"labels": {"a": "1"}}, "spec": [{"image": "z"}, 1, null]})
         );
-        assert_eq!(parsed.duplicates, ["spec[0].image"]);
+        assert_eq!(
+            parsed.repeated,
+            Repeated::Lines(vec!["line 6: key \"image\" already set in map".to_owned()])
+        );
         assert_eq!(parse_yaml(b" {\"a\": 1}").unwrap().value, json!({"a": 1}));
         assert_eq!(parse_yaml(b"a: {b: [1]}").unwrap().value, json!({"a": {"b": [1]}}));
+    }
+
+    #[test]
+    fn repeated_keys_of_yaml_are_told_by_line() {
+        let text = "kind: Foo\nspec:\n  a: 1\n  b:\n    c: 1\n    c: 2\n  a: 2\n  b:\n    d: 1\n";
+        let parsed = parse(Some("application/yaml"), text.as_bytes(), "Foo").unwrap();
+        let said = [
+            "line 6: key \"c\" already set in map",
+            "line 7: key \"a\" already set in map",
+            "line 9: key \"b\" already set in map",
+        ];
+        assert_eq!(parsed.repeated, Repeated::Lines(said.map(String::from).to_vec()));
+        let unknown = ["spec.e".to_owned()];
+        assert_eq!(
+            strict_text(&unknown, &parsed.repeated, true).unwrap(),
+            "strict decoding error: yaml: unmarshal errors:\n  line 6: key \"c\" already set in map\n  \
+             line 7: key \"a\" already set in map\n  line 9: key \"b\" already set in map, unknown field \"spec.e\""
+        );
+        assert_eq!(complaints(&unknown, &parsed.repeated, false)[2..], [said[2], "unknown field \"spec.e\""]);
+        // To an apply JSON is YAML, too.
+        let parsed = parse_yaml(b"{\"a\": 1,\n \"a\": 2}").unwrap();
+        assert_eq!(parsed.repeated, Repeated::Lines(vec!["line 2: key \"a\" already set in map".to_owned()]));
     }
 
     #[test]

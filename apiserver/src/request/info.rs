@@ -4,10 +4,12 @@
 //! The grammar is Kubernetes' (`/api/v1/namespaces/NS/RESOURCE/NAME/SUBRESOURCE/…`, `/apis/GROUP/VERSION/…`, and the old
 //! `/api/v1/watch/…`). Nothing here knows which resources exist.
 
+use super::options::Query;
 use crate::{
     auth::authz,
     error::{ApiError, Result},
 };
+use api::selector::FieldSelector;
 use http::{Method, Uri};
 
 /// Subresources of a namespace itself; any other third segment is a resource inside it.
@@ -30,6 +32,9 @@ pub struct RequestInfo {
     /// Empty for cluster-scoped resources and for all namespaces. For a namespace itself: its own name, as in Kubernetes.
     pub namespace: String,
     pub name: String,
+    /// The only name that a list or a watch can be about, by its field selector: for authorization it is the request's name,
+    /// so that who may see some objects by their names may list and watch each of them.
+    pub selected: String,
     /// What follows the subresource, as sent (still percent-encoded), with its leading slash: the path a proxy passes on.
     /// Empty when nothing follows; `/` when only a slash does.
     pub remainder: String,
@@ -96,6 +101,9 @@ impl RequestInfo {
                 "delete" => "deletecollection",
                 verb => verb,
             };
+            if matches!(info.verb, "list" | "watch") {
+                info.selected = selected(uri);
+            }
         }
         Ok(info)
     }
@@ -132,7 +140,7 @@ impl<'a> From<&'a RequestInfo> for authz::Attributes<'a> {
             resource: &info.resource,
             subresource: &info.subresource,
             namespace: &info.namespace,
-            name: &info.name,
+            name: if info.name.is_empty() { &info.selected } else { &info.name },
             path: &info.path,
         }
     }
@@ -183,6 +191,17 @@ fn wants_watch(uri: &Uri) -> bool {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         name == "watch" && !matches!(value.to_ascii_lowercase().as_str(), "0" | "false")
     })
+}
+
+/// The name that `fieldSelector=metadata.name=NAME` asks for; empty without one.
+fn selected(uri: &Uri) -> String {
+    if !uri.query().is_some_and(|query| query.contains("fieldSelector")) {
+        return String::new();
+    }
+    let query = Query::of(uri);
+    let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).unwrap_or_default();
+    let name = fields.exact("metadata.name").unwrap_or_default();
+    if check_segment("Name", name).is_ok() { name.to_owned() } else { String::new() }
 }
 
 /// Percent-decodes one segment.
@@ -285,6 +304,25 @@ mod tests {
             "/api/v1/namespaces/a/pods/b/exec?command=ls",
             ["create", "", "v1", "a", "pods", "exec", "b", ""],
         );
+    }
+
+    #[test]
+    fn the_one_name_of_a_list() {
+        for (method, path, expected) in [
+            ("GET", "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Db", "b"),
+            ("GET", "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dn,metadata.name%3Db", "b"),
+            ("GET", "/api/v1/pods?fieldSelector=metadata.name!%3Db", ""),
+            ("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn", ""),
+            ("GET", "/api/v1/pods?fieldSelector=metadata.name%3D../b", ""),
+            ("GET", "/api/v1/pods?labelSelector=metadata.name%3Db", ""),
+            ("GET", "/api/v1/pods/c?fieldSelector=metadata.name%3Db", ""),
+            ("DELETE", "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Db", ""),
+        ] {
+            let info = parse(method, path);
+            assert_eq!(info.selected, expected, "{method} {path}");
+            let asked: authz::Attributes<'_> = (&info).into();
+            assert_eq!(asked.name, if info.name.is_empty() { expected } else { &info.name }, "{path}");
+        }
     }
 
     #[test]

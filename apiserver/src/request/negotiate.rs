@@ -8,6 +8,10 @@ use crate::{
 };
 use http::{HeaderMap, header};
 
+/// What can be given; the message of 406.
+const GIVEN: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const STREAMED: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Form {
@@ -18,11 +22,20 @@ pub enum Form {
     Partial,
 }
 
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encoding {
+    #[default]
+    Json,
+    Yaml,
+    /// Kubernetes' protobuf, for kinds that have it; JSON for others.
+    Protobuf,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Accepted {
     pub form: Form,
-    /// Kubernetes' protobuf, for kinds that have it.
-    pub protobuf: bool,
+    pub encoding: Encoding,
     /// Indented JSON, for people.
     pub pretty: bool,
     /// The client takes gzip.
@@ -31,38 +44,39 @@ pub struct Accepted {
 
 impl Accepted {
     /// # Errors
-    /// 406 if nothing that the client accepts can be given.
-    pub fn of(headers: &HeaderMap, query: &Query) -> Result<Self> {
+    /// 406 if nothing that the client accepts can be given. A `stream` of events has no form in YAML.
+    pub fn of(headers: &HeaderMap, query: &Query, stream: bool) -> Result<Self> {
         let include = Include::parse(query.get("includeObject"))
             .ok_or_else(|| ApiError::BadRequest("unrecognized includeObject value".to_owned()))?;
-        let (form, protobuf) = form(headers, include)?;
-        Ok(Self { form, protobuf, pretty: query.flag("pretty"), gzip: takes_gzip(headers) })
+        let (form, encoding) = form(headers, include, stream)?;
+        Ok(Self { form, encoding, pretty: query.flag("pretty"), gzip: takes_gzip(headers) })
     }
 }
 
-/// The form, and whether it is to be in protobuf.
-fn form(headers: &HeaderMap, include: Include) -> Result<(Form, bool)> {
-    let mut ranges: Vec<(f32, Option<(Form, bool)>)> = Vec::new();
+/// The form and its encoding.
+fn form(headers: &HeaderMap, include: Include, stream: bool) -> Result<(Form, Encoding)> {
+    let mut ranges: Vec<(f32, Option<(Form, Encoding)>)> = Vec::new();
     for value in headers.get_all(header::ACCEPT) {
         for range in value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|r| !r.is_empty()) {
             ranges.push(read_range(range, include));
         }
     }
     if ranges.is_empty() {
-        return Ok((Form::Object, false));
+        return Ok((Form::Object, Encoding::Json));
     }
     // The client's weight decides, then its order (the sort is stable).
     ranges.sort_by(|a, b| b.0.total_cmp(&a.0));
-    ranges.into_iter().find_map(|(quality, form)| form.filter(|_| quality > 0.0)).ok_or_else(|| {
-        ApiError::NotAcceptable(format!(
-            "only the following media types are accepted: application/json, {}",
-            protobuf::MEDIA
-        ))
+    let fits = |(quality, form): (f32, Option<(Form, Encoding)>)| {
+        form.filter(|(_, encoding)| quality > 0.0 && !(stream && *encoding == Encoding::Yaml))
+    };
+    ranges.into_iter().find_map(fits).ok_or_else(|| {
+        let given = if stream { STREAMED } else { GIVEN };
+        ApiError::NotAcceptable(format!("only the following media types are accepted: {given}"))
     })
 }
 
 /// One media range: its weight, and the form and encoding it means if we can give them.
-fn read_range(range: &str, include: Include) -> (f32, Option<(Form, bool)>) {
+fn read_range(range: &str, include: Include) -> (f32, Option<(Form, Encoding)>) {
     let mut parts = range.split(';').map(str::trim);
     let media = parts.next().unwrap_or_default().to_ascii_lowercase();
     let (mut quality, mut shape, mut group, mut version) = (1.0, "", "", "");
@@ -76,16 +90,20 @@ fn read_range(range: &str, include: Include) -> (f32, Option<(Form, bool)>) {
             _ => {}
         }
     }
-    let protobuf = media == protobuf::MEDIA;
-    let known = protobuf || matches!(media.as_str(), "application/json" | "application/*" | "*/*");
+    let encoding = match media.as_str() {
+        "application/json" | "application/*" | "*/*" => Some(Encoding::Json),
+        "application/yaml" => Some(Encoding::Yaml),
+        protobuf::MEDIA => Some(Encoding::Protobuf),
+        _ => None,
+    };
     let form = match (shape, group, version) {
         ("", ..) => Some(Form::Object),
         // Cells are of any type, so tables have no messages.
-        ("Table", "meta.k8s.io", "v1") if !protobuf => Some(Form::Table(include)),
+        ("Table", "meta.k8s.io", "v1") if encoding != Some(Encoding::Protobuf) => Some(Form::Table(include)),
         ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Some(Form::Partial),
         _ => None,
     };
-    (quality, form.filter(|_| known).map(|form| (form, protobuf)))
+    (quality, form.zip(encoding))
 }
 
 fn takes_gzip(headers: &HeaderMap) -> bool {
@@ -107,7 +125,7 @@ mod tests {
             headers.insert(header::ACCEPT, accept.parse().unwrap());
         }
         let query = Query::of(&format!("/x?{query}").parse().unwrap());
-        Accepted::of(&headers, &query).map(|a| a.form)
+        Accepted::of(&headers, &query, false).map(|a| a.form)
     }
 
     #[test]
@@ -142,17 +160,39 @@ mod tests {
 
     #[test]
     fn encodings() {
-        for (accept, expected) in [
-            ("", false),
-            ("*/*", false),
-            ("application/json,application/vnd.kubernetes.protobuf", false),
-            ("application/vnd.kubernetes.protobuf,application/json", true),
-            ("application/vnd.kubernetes.protobuf;stream=watch", true),
-            ("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json", false),
+        for (accept, expected, streamed) in [
+            ("", Some(Encoding::Json), Some(Encoding::Json)),
+            ("*/*", Some(Encoding::Json), Some(Encoding::Json)),
+            (
+                "application/json,application/vnd.kubernetes.protobuf",
+                Some(Encoding::Json),
+                Some(Encoding::Json),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                Some(Encoding::Protobuf),
+                Some(Encoding::Protobuf),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;stream=watch",
+                Some(Encoding::Protobuf),
+                Some(Encoding::Protobuf),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json",
+                Some(Encoding::Json),
+                Some(Encoding::Json),
+            ),
+            ("application/yaml", Some(Encoding::Yaml), None),
+            ("application/yaml;as=Table;g=meta.k8s.io;v=v1", Some(Encoding::Yaml), None),
+            ("application/yaml, application/json;q=0.9", Some(Encoding::Yaml), Some(Encoding::Json)),
         ] {
             let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
-            let accepted = Accepted::of(&headers, &Query::of(&"/x".parse().unwrap())).unwrap();
-            assert_eq!(accepted.protobuf, expected, "{accept}");
+            let query = Query::of(&"/x".parse().unwrap());
+            for (stream, expected) in [(false, expected), (true, streamed)] {
+                let accepted = Accepted::of(&headers, &query, stream);
+                assert_eq!(accepted.ok().map(|a| a.encoding), expected, "{accept} {stream}");
+            }
         }
     }
 

@@ -222,17 +222,38 @@ async fn a_definition_takes_its_objects_along_and_waits_for_them() {
     server.until(&format!("{TABS}/a"), |code, _| code == 404).await;
     let refused = server.post(TABS, &tab("c", json!({"cronSpec": "* * * * *"}))).await;
     refused.refused(
-        405,
-        "MethodNotAllowed",
-        "create not allowed while custom resource definition is terminating",
+        403,
+        "Forbidden",
+        "crontabs.stable.example.com \"c\" is forbidden: create not allowed while custom resource definition is terminating",
     );
-    assert!(
-        server.get(&format!("{TABS}/held")).await.expect(200)["metadata"]["deletionTimestamp"].is_string()
-    );
+    // Nor does an apply make one.
+    let mut applied = tab("d", json!({"cronSpec": "* * * * *"}));
+    applied["apiVersion"] = json!("stable.example.com/v1");
+    let headers = [("content-type", "application/apply-patch+yaml")];
+    let refused =
+        server.call("PATCH", &format!("{TABS}/d?fieldManager=m"), applied.to_string(), &headers).await;
+    refused.refused(403, "Forbidden", "create not allowed while custom resource definition");
+    // Its objects are deleted side by side: that one is gone says nothing of the other.
+    let marked = |_, held: &Value| held["metadata"]["deletionTimestamp"].is_string();
+    server.until(&format!("{TABS}/held"), marked).await;
     let let_go = json!({"metadata": {"finalizers": null}});
     server.patch(&format!("{TABS}/held"), "merge", &let_go).await.expect(200);
     server.until(&path, |code, _| code == 404).await;
     server.until(TABS, |code, _| code == 404).await;
+    server.app.stop.cancel();
+}
+
+#[tokio::test]
+async fn patches_let_nothing_grow_without_end() {
+    let server = server();
+    server.define(&definition()).await;
+    server.create(TABS, &tab("a", json!({"cronSpec": "* * * * *", "free": {}}))).await;
+    let grow = |n: usize| json!({"spec": {"free": {format!("k{n}"): "x".repeat(1024 * 1024)}}});
+    for n in 0..2 {
+        server.patch(&format!("{TABS}/a"), "merge", &grow(n)).await.expect(200);
+    }
+    let refused = server.patch(&format!("{TABS}/a"), "merge", &grow(2)).await;
+    refused.refused(413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728");
     server.app.stop.cancel();
 }
 

@@ -197,6 +197,8 @@ def _(k):
     ns = k.namespace("prio")
     name = f"p-{ns}"
     k.post(at, {"metadata": {"name": name}, "value": 10}).ok(201)
+    for system in ("system-cluster-critical", "system-node-critical"):
+        k.delete(f"{at}/{system}").no(403, "Forbidden", f'priorityclasses.scheduling.k8s.io "{system}" is forbidden: this is a system priority class and cannot be deleted')
     k.patch(f"{at}/{name}", {"value": 11}).no(422, "Invalid", "value: Forbidden: may not be changed in an update.")
     k.patch(f"{at}/{name}", {"description": "d"}).ok()
     made = k.post(f"{namespace(ns)}/pods", pod("p", priorityClassName=name)).ok(201)

@@ -102,10 +102,51 @@ def _(k):
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}}
     at = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
     k.post(at, review, accept="application/json;as=Table;v=v1;g=meta.k8s.io").no(406, "NotAcceptable", "only the following media types are accepted: application/json")
-    # YAML answers are not built yet, so Kubernetes' list of media types is longer.
-    k.get("/api/v1/pods", accept="text/html").no(406, "NotAcceptable", "only the following media types are accepted: application/json")
+    k.get("/api/v1/pods", accept="text/html").no(406, "NotAcceptable", "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf")
+    k.get("/api/v1/pods?watch=true", accept="application/yaml").no(406, "NotAcceptable", "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch")
     k.post("/api/v1/namespaces", "x", type="text/plain").no(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf")
     k.patch("/api/v1/namespaces/default", "{}", type="application/json").no(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml")
+
+
+@claim("yaml: answers, of objects, lists and tables; and bodies")
+def _(k):
+    ns = k.namespace("yaml")
+    at = f"/api/v1/namespaces/{ns}/configmaps"
+    yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n  labels:\n    on: \"yes\"\ndata:\n  n: \"1\"\n  text: |\n    one\n    two\n"
+    answer = k.post(at, yaml, type="application/yaml", accept="application/yaml")
+    same((answer.code, answer.headers["Content-Type"]), (201, "application/yaml"))
+    for part in ("\nkind: ConfigMap\n", '\n  "n": "1"\n', "\n  text: |\n    one\n    two\n", "\nmetadata:\n", '"yes"'):
+        assert part in answer.text, f"{part!r} is not in {answer.text}"
+    got = k.get(f"{at}/a", accept="application/yaml")
+    same(got.text, answer.text)
+    stamp = k.get(f"{at}/a").ok()["metadata"]["creationTimestamp"]
+    assert f'creationTimestamp: "{stamp}"' in got.text or f"creationTimestamp: '{stamp}'" in got.text, got.text
+    listed = k.get(f"{at}?fieldSelector=metadata.name%3Da", accept="application/yaml")
+    assert "\nitems:\n- " in listed.text and "\nkind: ConfigMapList\n" in listed.text, listed.text
+    table = k.get(at, accept="application/yaml;as=Table;v=v1;g=meta.k8s.io")
+    assert "\nkind: Table\n" in table.text, table.text
+    same(k.put(f"{at}/a", got.body, type="application/yaml").ok()["data"], {"n": "1", "text": "one\ntwo\n"})
+
+
+@claim("component statuses: the three of old, by name, as a table, with a warning")
+def _(k):
+    at = "/api/v1/componentstatuses"
+    answer = k.get(at)
+    found = answer.ok()
+    same(found["kind"], "ComponentStatusList")
+    same([(i["metadata"]["name"], i["conditions"][0]["type"], i["conditions"][0]["status"], i["conditions"][0]["message"]) for i in found["items"]],
+         [(n, "Healthy", "True", "ok") for n in ("controller-manager", "etcd-0", "scheduler")])
+    same(answer.headers.get_all("Warning"), ['299 - "v1 ComponentStatus is deprecated in v1.19+"'])
+    one = k.get(f"{at}/scheduler").ok()
+    same((one["kind"], one["apiVersion"], one["metadata"]["name"]), ("ComponentStatus", "v1", "scheduler"))
+    k.get(f"{at}/none").no(404, "NotFound", 'componentstatus "none" not found')
+    table = k.get(at, accept="application/json;as=Table;v=v1;g=meta.k8s.io").ok()
+    same([c["name"] for c in table["columnDefinitions"]], ["Name", "Status", "Message", "Error"])
+    same(table["rows"][0]["cells"], ["controller-manager", "Healthy", "ok", ""])
+    same(k.get(f"{at}?labelSelector=a%3Db").ok()["items"], [])
+    same(k.post(at, {}).code, 405)
+    row = next(r for r in k.get("/api/v1").ok()["resources"] if r["name"] == "componentstatuses")
+    same((row["shortNames"], row["verbs"], row["namespaced"]), (["cs"], ["get", "list"], False))
 
 
 @claim("openapi: v3 index and documents, fieldValidation on PATCH, group-version-kinds; v2 too, as protobuf too")
@@ -176,6 +217,24 @@ def _(k):
         assert sar == local == own == (answer.code == 200), (verb, resource, sar, local, own, answer.code)
         if answer.code != 200:
             answer.no(403, "Forbidden", f'{resource} is forbidden: User "jane" cannot {verb} resource "{resource}" in API group "" in the namespace "{ns}"')
+
+
+@claim("authorization: who may see one object by its name may list and watch it by that name")
+def _(k):
+    ns = k.namespace("names")
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}"
+    rules = [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["mine"], "verbs": ["get", "list", "watch"]}]
+    k.post(f"{rbac}/roles", {"metadata": {"name": "r"}, "rules": rules}).ok(201)
+    k.post(f"{rbac}/rolebindings", {"metadata": {"name": "b"}, "subjects": [{"kind": "User", "name": "joe", "apiGroup": "rbac.authorization.k8s.io"}], "roleRef": {"kind": "Role", "name": "r", "apiGroup": "rbac.authorization.k8s.io"}}).ok(201)
+    at = f"/api/v1/namespaces/{ns}/configmaps"
+    k.post(at, {"metadata": {"name": "mine"}}).ok(201)
+    k.until(at, lambda _: k.get(f"{at}/mine", Impersonate_User="joe").code == 200)
+    found = k.get(f"{at}?fieldSelector=metadata.name%3Dmine", Impersonate_User="joe").ok()
+    same([i["metadata"]["name"] for i in found["items"]], ["mine"])
+    same(k.get(f"{at}?fieldSelector=metadata.name%3Dmine&watch=true&timeoutSeconds=1", Impersonate_User="joe").code, 200)
+    for query in ("", "?fieldSelector=metadata.name%3Dkube-root-ca.crt", "?fieldSelector=metadata.name!%3Dother", "?labelSelector=a"):
+        k.get(f"{at}{query}", Impersonate_User="joe").no(403, "Forbidden", 'User "joe" cannot list resource "configmaps"')
+    k.call("DELETE", f"{at}?fieldSelector=metadata.name%3Dmine", Impersonate_User="joe").no(403, "Forbidden", "cannot deletecollection")
 
 
 def payload(token):

@@ -161,6 +161,12 @@ def _(k):
     for name in ("192.168.17.2", "2001:db8:1::17"):
         k.post(at, {"metadata": {"name": name}, "spec": spec}).ok(201)
         k.delete(f"{at}/{seg(name)}").ok()
+    for n in range(3):
+        k.post(at, {"metadata": {"name": f"192.168.18.{n}", "labels": {"n": str(n), "of": "collection"}}, "spec": spec}).ok(201)
+    k.delete(f"{at}?labelSelector=n%3D0,of%3Dcollection").ok()
+    k.delete(f"{at}?fieldSelector=metadata.name%3D192.168.18.1").ok()
+    same([i["metadata"]["name"] for i in k.get(f"{at}?labelSelector=of%3Dcollection").ok()["items"]], ["192.168.18.2"])
+    k.delete(f"{at}?labelSelector=of%3Dcollection").ok()
     for name in ("192.168.017.2", "2001:DB8:1::17", "text"):
         k.post(at, {"metadata": {"name": name}, "spec": spec}).no(422, "Invalid", "metadata.name: Invalid value: ")
     k.post(at, {"metadata": {"name": "192.168.17.3"}, "spec": {}}).no(422, "Invalid", "spec.parentRef")

@@ -40,6 +40,14 @@ def _(k):
     k.patch(f"{at}/d?fieldValidation=Strict", '{"spec": {"unknownField": "x", "replicas": 1, "replicas": 2}}', type=STRATEGIC).no(422, "Invalid", 'strict decoding error: ', 'unknown field "spec.unknownField"')
     yaml = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: d\nspec:\n  unknownField: x\n  replicas: 1\n  replicas: 2\n"
     k.patch(f"{at}/d?fieldValidation=Strict&fieldManager=x&force=true", yaml, type=APPLY).no(400, "BadRequest")
+    yaml = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: d\nspec:\n  replicas: 1\n  replicas: 2\n"
+    repeated = 'line 7: key "replicas" already set in map'
+    k.patch(f"{at}/d?fieldValidation=Strict&fieldManager=x&force=true", yaml, type=APPLY).no(400, "BadRequest", f"error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {repeated}")
+    warned = k.patch(f"{at}/d?fieldManager=x&force=true&dryRun=All", yaml, type=APPLY)
+    warned.ok()
+    same(warned.headers.get_all("Warning"), [f'299 - "{repeated}"'.replace('key "replicas"', 'key \\"replicas\\"')])
+    yaml = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: d\nspec:\n  unknownField: x\n  replicas: 1\n  replicas: 2\n"
+    k.post(f"{at}?fieldValidation=Strict", yaml, type="application/yaml").no(400, "BadRequest", 'strict decoding error: yaml: unmarshal errors:\n  line 8: key "replicas" already set in map, unknown field "spec.unknownField"')
     k.put(f"{at}/d?fieldValidation=Strict", text).no(400, "BadRequest", 'strict decoding error: unknown field "spec.unknownField", duplicate field "spec.replicas"')
 
 
@@ -95,6 +103,24 @@ def _(k):
     same([m["manager"] for m in taken["metadata"]["managedFields"]], ["two"])
     gone = k.patch(f"{at}?fieldManager=two", {**body, "data": {}}, type=APPLY).ok()
     assert not gone.get("data"), gone
+
+
+@claim("apply and update: who may not create makes nothing by them")
+def _(k):
+    ns = k.namespace("may")
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}"
+    rules = [{"apiGroups": ["", "coordination.k8s.io"], "resources": ["configmaps", "leases"], "verbs": ["get", "patch", "update"]}]
+    k.post(f"{rbac}/roles", {"metadata": {"name": "r"}, "rules": rules}).ok(201)
+    k.post(f"{rbac}/rolebindings", {"metadata": {"name": "b"}, "subjects": [{"kind": "User", "name": "jim", "apiGroup": "rbac.authorization.k8s.io"}], "roleRef": {"kind": "Role", "name": "r", "apiGroup": "rbac.authorization.k8s.io"}}).ok(201)
+    maps, leases = f"/api/v1/namespaces/{ns}/configmaps", f"/apis/coordination.k8s.io/v1/namespaces/{ns}/leases"
+    k.until(maps, lambda _: k.get(f"{maps}/none", Impersonate_User="jim").code == 404)
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "1"}}
+    k.patch(f"{maps}/a?fieldManager=m", body, type=APPLY, Impersonate_User="jim").no(403, "Forbidden", 'User "jim" cannot create resource "configmaps" in API group "" in the namespace')
+    k.put(f"{leases}/a", {"metadata": {"name": "a"}, "spec": {}}, Impersonate_User="jim").no(403, "Forbidden", 'User "jim" cannot create resource "leases" in API group "coordination.k8s.io" in the namespace')
+    k.patch(f"{maps}/a?fieldManager=m", body, type=APPLY).ok(201)
+    k.put(f"{leases}/a", {"metadata": {"name": "a"}, "spec": {}}).ok(201)
+    k.patch(f"{maps}/a?fieldManager=m", {**body, "data": {"k": "2"}}, type=APPLY, Impersonate_User="jim").ok(200)
+    k.put(f"{leases}/a", {"metadata": {"name": "a"}, "spec": {"holderIdentity": "h"}}, Impersonate_User="jim").ok(200)
 
 
 @claim("updates: without a version unconditional, with an old one 409; another UID is 409; create twice is 409; generateName")
@@ -286,6 +312,17 @@ def _(k):
         same(k.patch(f"{at}/x/scale", {"spec": {"replicas": 4}}).ok()["spec"]["replicas"], 4)
         same(k.patch(f"{at}/x/scale", {"spec": {"replicas": 3}}, type=STRATEGIC).ok()["spec"]["replicas"], 3)
         same(k.patch(f"{at}/x/scale", [{"op": "replace", "path": "/spec/replicas", "value": 1}], type=PATCH).ok()["spec"]["replicas"], 1)
+        scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "x"}, "spec": {"replicas": 5}}
+        k.patch(f"{at}/x/scale", scale, type=APPLY).no(422, "Invalid", "fieldManager: Required value: is required for apply patch")
+        forced = k.patch(f"{at}/x/scale?fieldManager=scaler&force=true", scale, type=APPLY).ok()
+        same((forced["kind"], forced["spec"]["replicas"]), ("Scale", 5))
+        entry = next(m for m in k.get(f"{at}/x").ok()["metadata"]["managedFields"] if m["manager"] == "scaler")
+        same((entry["operation"], entry["subresource"], entry["fieldsV1"]), ("Apply", "scale", {"f:spec": {"f:replicas": {}}}))
+        scale["spec"]["replicas"] = 6
+        status = k.patch(f"{at}/x/scale?fieldManager=other", scale, type=APPLY).no(409, "Conflict", 'Apply failed with 1 conflict: conflict with "scaler" with subresource "scale": .spec.replicas')
+        same(status["details"]["causes"][0]["field"], ".spec.replicas")
+        same(k.patch(f"{at}/x/scale?fieldManager=scaler", scale, type=APPLY).ok()["spec"]["replicas"], 6)
+        k.patch(f"{at}/none/scale?fieldManager=scaler", {**scale, "metadata": {"name": "none"}}, type=APPLY).no(404, "NotFound")
 
 
 @claim("MicroTime: year 0001 and microseconds come back as they went")
