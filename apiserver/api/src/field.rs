@@ -111,7 +111,12 @@ impl fmt::Display for Error {
     }
 }
 
-/// All that is wrong with an object: validation never stops at the first fault.
+/// Faults that are told of one object. Nobody reads more, and a body has room for hundreds of thousands.
+const MAX_FAULTS: usize = 1000;
+/// Bytes of an offending value that are shown: it may be all that a body holds, and be told with each fault.
+const MAX_SHOWN: usize = 10 * 1024;
+
+/// All that is wrong with an object, up to a bound: validation never stops at the first fault.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Errors(pub Vec<Error>);
 
@@ -120,27 +125,48 @@ impl Errors {
         self.0.is_empty()
     }
     pub fn extend(&mut self, other: Errors) {
-        self.0.extend(other.0);
+        let room = MAX_FAULTS.saturating_sub(self.0.len());
+        self.0.extend(other.0.into_iter().take(room));
+    }
+    /// No more of them are told.
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= MAX_FAULTS
+    }
+    pub fn add(&mut self, error: Error) {
+        if !self.is_full() {
+            self.0.push(error);
+        }
     }
     fn push(&mut self, kind: Type, path: &Path, bad_value: Option<String>, detail: impl Into<String>) {
-        self.0.push(Error { kind, path: path.to_string(), bad_value, detail: detail.into() });
+        self.add(Error { kind, path: path.to_string(), bad_value, detail: detail.into() });
+    }
+    fn push_shown(
+        &mut self,
+        kind: Type,
+        path: &Path,
+        value: impl serde::Serialize,
+        detail: impl Into<String>,
+    ) {
+        if !self.is_full() {
+            self.push(kind, path, Some(show(&value)), detail);
+        }
     }
     pub fn required(&mut self, path: &Path, detail: impl Into<String>) {
         self.push(Type::Required, path, None, detail);
     }
     /// `value` is shown as Kubernetes shows it: strings in quotes, anything else as JSON.
     pub fn invalid(&mut self, path: &Path, value: impl serde::Serialize, detail: impl Into<String>) {
-        self.push(Type::Invalid, path, Some(show(&value)), detail);
+        self.push_shown(Type::Invalid, path, value, detail);
     }
     pub fn not_supported(&mut self, path: &Path, value: &str, supported: &[&str]) {
         let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
         self.push(Type::NotSupported, path, Some(format!("{value:?}")), format!("supported values: {list}"));
     }
     pub fn not_found(&mut self, path: &Path, value: impl serde::Serialize) {
-        self.push(Type::NotFound, path, Some(show(&value)), "");
+        self.push_shown(Type::NotFound, path, value, "");
     }
     pub fn duplicate(&mut self, path: &Path, value: impl serde::Serialize) {
-        self.push(Type::Duplicate, path, Some(show(&value)), "");
+        self.push_shown(Type::Duplicate, path, value, "");
     }
     pub fn forbidden(&mut self, path: &Path, detail: impl Into<String>) {
         self.push(Type::Forbidden, path, None, detail);
@@ -155,7 +181,7 @@ impl Errors {
     }
     /// One error per text: what the checks of [`crate::names`] return.
     pub fn invalid_each(&mut self, path: &Path, value: impl serde::Serialize, details: Vec<String>) {
-        if details.is_empty() {
+        if details.is_empty() || self.is_full() {
             return;
         }
         let value = show(&value);
@@ -173,7 +199,7 @@ impl Errors {
     }
     /// For a field whose type holds no valid value (a quantity that is none).
     pub fn type_invalid(&mut self, path: &Path, value: impl serde::Serialize, detail: impl Into<String>) {
-        self.push(Type::TypeInvalid, path, Some(show(&value)), detail);
+        self.push_shown(Type::TypeInvalid, path, value, detail);
     }
     pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
         self.push(Type::TooMany, path, Some(actual.to_string()), format!("must have at most {max} items"));
@@ -181,5 +207,33 @@ impl Errors {
 }
 
 fn show(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| "<unprintable>".to_owned())
+    let mut text = serde_json::to_string(value).unwrap_or_else(|_| "<unprintable>".to_owned());
+    if text.len() > MAX_SHOWN {
+        let mut end = MAX_SHOWN;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_has_an_end() {
+        let mut errors = Errors::default();
+        let large = "ä".repeat(MAX_SHOWN);
+        for i in 0..2 * MAX_FAULTS {
+            errors.invalid(&Path::new("list").index(i), &large, "is wrong");
+        }
+        let more = errors.clone();
+        errors.extend(more);
+        assert_eq!(errors.0.len(), MAX_FAULTS);
+        let shown = errors.0[0].bad_value.as_deref().unwrap();
+        assert!(shown.len() <= MAX_SHOWN + 3 && shown.ends_with("..."), "{}", shown.len());
+    }
 }

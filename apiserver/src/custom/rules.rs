@@ -218,7 +218,7 @@ impl Run {
     }
 
     fn invalid(&mut self, path: &str, schema: &Schema, detail: String) {
-        self.errors.0.push(Error {
+        self.errors.add(Error {
             kind: Sort::Invalid,
             path: shown(path),
             bad_value: Some(format!("{:?}", schema.kind.name())),
@@ -241,7 +241,7 @@ impl Run {
             "FieldValueDuplicate" => Error { kind: Sort::Duplicate, path, bad_value, detail: String::new() },
             _ => Error { kind: Sort::Invalid, path, bad_value, detail },
         };
-        self.errors.0.push(error);
+        self.errors.add(error);
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn same(a: &Value, b: &Value) -> bool {
 
 fn push(errors: &mut Errors, kind: Sort, path: &str, bad_value: Option<String>, detail: String) {
     let path = if path.is_empty() { Path::default().to_string() } else { path.to_owned() };
-    errors.0.push(Error { kind, path, bad_value, detail });
+    errors.add(Error { kind, path, bad_value, detail });
 }
 
 /// `spec.a in body should …`

@@ -15,6 +15,9 @@ use std::io::Write;
 
 /// Smaller answers are not worth the time of packing (the API server's own threshold).
 const GZIP_FROM: usize = 128 * 1024;
+/// Characters of all warnings of an answer, and of each where they are more.
+const WARNINGS_LENGTH: usize = 4 * 1024;
+const WARNING_LENGTH: usize = 256;
 /// Longest line of YAML that is not folded: longer than any value is.
 const YAML_LINE: usize = 16 * 1024 * 1024;
 
@@ -139,9 +142,18 @@ fn gzip(bytes: &[u8]) -> Option<Bytes> {
     encoder.finish().ok().map(Bytes::from)
 }
 
-/// Adds `Warning` headers, as RFC 7234 and client-go write them.
+/// Adds `Warning` headers, as RFC 7234 and client-go write them. Clients bound the head of an answer: as in Kubernetes,
+/// where all texts together are too long each is cut short, and no more are told when enough was said.
 pub fn warn(mut response: Response, warnings: &[String]) -> Response {
+    let all: usize = warnings.iter().map(|text| text.chars().count()).sum();
+    let longest = if all > WARNINGS_LENGTH { WARNING_LENGTH } else { all };
+    let mut said = 0;
     for text in warnings {
+        if said >= WARNINGS_LENGTH {
+            break;
+        }
+        let text: String = text.chars().take(longest).collect();
+        said += text.chars().count();
         let quoted = text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\r', '\n'], " ");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(header::WARNING, value);

@@ -1,7 +1,7 @@
 //! CertificateSigningRequest: who asks for a certificate, whether they may have one, and the certificate. Stored and
 //! served with its approval; a controller signs.
 
-use super::shared::{cells, network};
+use super::shared::{cells, network, repeats};
 use super::{Column, Kind, Subresource};
 use api::age;
 use api::field::{Errors, Path};
@@ -114,11 +114,12 @@ impl Kind for CertificateSigningRequests {
         if usages.is_empty() {
             errors.required(&at, "");
         }
+        let repeated = repeats(usages);
         for (i, usage) in usages.iter().enumerate() {
             if !USAGES.contains(&usage.as_str()) {
                 errors.not_supported(&at.index(i), usage, &USAGES);
             }
-            if usages[..i].contains(usage) {
+            if repeated[i] {
                 errors.duplicate(&at.index(i), usage);
             }
         }

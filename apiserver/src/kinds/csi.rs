@@ -1,7 +1,7 @@
 //! What CSI drivers say about themselves: CSIDriver, CSINode, CSIStorageCapacity. Stored and served for drivers and
 //! tools that keep them; volumes here are directories.
 
-use super::shared::{cells, label_selector, object_meta, pod_template};
+use super::shared::{cells, label_selector, object_meta, pod_template, repeats};
 use super::{Column, Kind};
 use api::field::{Errors, Path};
 use api::names;
@@ -178,8 +178,8 @@ impl Kind for CsiNodes {
             let count = driver.allocatable.as_ref().and_then(|a| a.count);
             pod_template::not_negative([("count", count)], &path.child("allocatable"), &mut errors);
             let keys = driver.topology_keys.as_deref().unwrap_or_default();
-            for (i, key) in keys.iter().enumerate() {
-                if keys[..i].contains(key) {
+            for (key, again) in keys.iter().zip(repeats(keys)) {
+                if again {
                     errors.duplicate(&path, key);
                 }
                 errors.invalid_each(&path, key, names::qualified_name(key));

@@ -1,6 +1,6 @@
 //! EndpointSlice: some of the addresses of a Service.
 
-use super::shared::{cells, network, object_meta};
+use super::shared::{cells, network, object_meta, repeats};
 use super::{Column, Kind};
 use api::field::{Errors, Path};
 use api::names;
@@ -99,13 +99,14 @@ fn validate_ports(ports: &[EndpointPort], errors: &mut Errors) {
         errors.too_many(&path, ports.len(), PORTS_MAX);
         return;
     }
+    let repeated = repeats(ports.iter().map(|p| p.name.as_deref().unwrap_or("")));
     for (i, port) in ports.iter().enumerate() {
         let path = path.index(i);
         let name = port.name.as_deref().unwrap_or("");
         if !name.is_empty() {
             errors.invalid_each(&path.child("name"), name, names::dns_label(name));
         }
-        if ports[..i].iter().any(|p| p.name.as_deref().unwrap_or("") == name) {
+        if repeated[i] {
             errors.duplicate(&path.child("name"), name);
         }
         network::protocol(port.protocol.as_deref(), &path.child("protocol"), errors);

@@ -1,11 +1,11 @@
 //! Node: a machine that runs pods.
 
-use super::shared::{cells, network};
+use super::shared::{cells, network, repeats};
 use super::{Column, Kind, Subresource};
 use api::field::{Error, Errors, Path, Type};
 use api::{conditions, names};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -77,8 +77,9 @@ impl Kind for Nodes {
         let none = Default::default();
         let (new_spec, old_spec) = (new.spec.as_ref().unwrap_or(&none), old.spec.as_ref().unwrap_or(&none));
         let addresses = new.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+        let repeated = repeats(addresses.iter().map(|a| (&a.type_, &a.address)));
         for (i, address) in addresses.iter().enumerate() {
-            if addresses[..i].contains(address) {
+            if repeated[i] {
                 errors.duplicate(&Path::new("status.addresses").index(i), address);
             }
         }
@@ -163,6 +164,7 @@ fn roles(node: &Node) -> String {
 
 fn validate_taints(node: &Node, errors: &mut Errors) {
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+    let repeated = repeats(taints.iter().map(|t| (&t.key, &t.effect)));
     for (i, taint) in taints.iter().enumerate() {
         // The path is Kubernetes' own, odd as it is.
         let path = Path::new("metadata.taints").index(i);
@@ -177,9 +179,8 @@ fn validate_taints(node: &Node, errors: &mut Errors) {
             known if TAINT_EFFECTS.contains(&known) => {}
             other => errors.not_supported(&path.child("effect"), other, &TAINT_EFFECTS),
         }
-        let same = |t: &Taint| t.key == taint.key && t.effect == taint.effect;
-        if taints[..i].iter().any(same) {
-            errors.0.push(Error {
+        if repeated[i] {
+            errors.add(Error {
                 kind: Type::Duplicate,
                 path: path.to_string(),
                 bad_value: serde_json::to_string(taint).ok(),

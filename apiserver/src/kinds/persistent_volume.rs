@@ -144,7 +144,7 @@ fn validate_spec(spec: &PersistentVolumeSpec, path: &Path, errors: &mut Errors) 
         errors.required(&capacity_path, "");
     }
     if capacity.len() > 1 || !capacity.contains_key("storage") {
-        errors.0.push(Error {
+        errors.add(Error {
             kind: Type::NotSupported,
             path: capacity_path.to_string(),
             bad_value: serde_json::to_string(&spec.capacity).ok(),

@@ -1,7 +1,7 @@
 //! Webhooks of admission: ValidatingWebhookConfiguration and MutatingWebhookConfiguration. Stored and served; nobody is
 //! called yet, and a warning says so.
 
-use super::shared::{cells, label_selector, pod_spec};
+use super::shared::{cells, label_selector, pod_spec, repeats};
 use super::{Column, Kind};
 use api::field::{Errors, Path};
 use api::names;
@@ -240,8 +240,8 @@ fn validate_hook(hook: &Hook<'_>, path: &Path, errors: &mut Errors) {
     } else if !hook.versions.iter().any(|v| ["v1", "v1beta1"].contains(&v.as_str())) {
         errors.invalid(&versions, hook.versions, "must include at least one of v1, v1beta1");
     }
-    for (i, version) in hook.versions.iter().enumerate() {
-        if hook.versions[..i].contains(version) {
+    for (i, (version, again)) in hook.versions.iter().zip(repeats(hook.versions)).enumerate() {
+        if again {
             errors.invalid(&versions.index(i), version, "duplicate version");
         }
     }
@@ -253,6 +253,7 @@ pub(super) fn validate_conditions(conditions: &[MatchCondition], path: &Path, er
     if conditions.len() > MAX_MATCH_CONDITIONS {
         errors.too_many(path, conditions.len(), MAX_MATCH_CONDITIONS);
     }
+    let repeated = repeats(conditions.iter().map(|c| &c.name));
     for (i, condition) in conditions.iter().enumerate() {
         let path = path.index(i);
         if condition.expression.trim().is_empty() {
@@ -262,7 +263,7 @@ pub(super) fn validate_conditions(conditions: &[MatchCondition], path: &Path, er
             "" => errors.required(&path.child("name"), ""),
             name => errors.invalid_each(&path.child("name"), name, names::qualified_name(name)),
         }
-        if conditions[..i].iter().any(|c| c.name == condition.name) {
+        if repeated[i] {
             errors.duplicate(&path.child("name"), &condition.name);
         }
     }

@@ -18,6 +18,8 @@ const MAX_DEPTH: usize = 127;
 /// Scalars, maps and lists one YAML body may hold after its aliases are expanded: more than a 3 MiB body can
 /// spell out, far less than a "billion laughs" expands to.
 const MAX_YAML_NODES: usize = 1_000_000;
+/// Complaints about one body that are told, as in Kubernetes.
+const MAX_COMPLAINTS: usize = 100;
 /// Bytes of an unreadable body that the error shows.
 const SUMMARY: usize = 30;
 /// What a client may send; the message of 415.
@@ -132,7 +134,8 @@ pub fn parse_yaml(body: &[u8]) -> std::result::Result<Parsed, Malformed> {
 /// The complaints of a strict reader, in Kubernetes' order and words: `unknown field "spec.replicaz"`. Custom kinds are
 /// first read and then held against their schema: there what is repeated comes first. So it does in YAML.
 pub fn complaints(unknown: &[String], repeated: &Repeated, custom: bool) -> Vec<String> {
-    let unknown: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+    let unknown = unknown.iter().take(MAX_COMPLAINTS).map(|path| format!("unknown field \"{path}\""));
+    let unknown: Vec<String> = unknown.collect();
     match repeated {
         Repeated::Lines(lines) => [lines.clone(), unknown].concat(),
         Repeated::Paths(paths) => {
@@ -320,7 +323,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
             let here = Path { parent: self.path, step: Step::Key(&key) };
             if map.contains_key(&key) {
                 let path = here.to_string();
-                if !self.duplicates.contains(&path) {
+                if self.duplicates.len() < MAX_COMPLAINTS && !self.duplicates.contains(&path) {
                     self.duplicates.push(path);
                 }
             }
@@ -387,6 +390,7 @@ impl<'de> Visitor<'de> for LinesVisitor {
         while let Some(key) = access.next_key::<String>()? {
             let value: serde_saphyr::Spanned<Lines> = access.next_value()?;
             lines.extend(value.value.0);
+            lines.truncate(MAX_COMPLAINTS);
             if seen.contains(&key) {
                 lines.push(format!("line {}: key {key:?} already set in map", value.referenced.line()));
             } else {

@@ -408,3 +408,43 @@ async fn events_expire_an_hour_after_they_last_happened() {
         (1, &json!("b"))
     );
 }
+
+/// Bodies have room for hundreds of thousands of short things. An answer has not, and to hold each against all others would
+/// take minutes.
+#[tokio::test]
+async fn what_is_said_of_a_body_is_bounded_and_so_is_the_time_it_takes() {
+    const MANY: usize = 100_000;
+    let server = Server::new();
+    let mut unknown = map("unknown", &json!({}));
+    for n in 0..MANY {
+        unknown[format!("u{n}")] = json!(n);
+    }
+    let answer = server.post(MAPS, &unknown).await;
+    assert_eq!((answer.code.as_u16(), answer.warnings().len()), (201, 100));
+    let strict = format!("{MAPS}?fieldValidation=Strict");
+    let refused = server.post(&strict, &unknown).await.refused(400, "BadRequest", "unknown field \"u0\"");
+    assert_eq!(refused["message"].as_str().unwrap().matches("unknown field").count(), 100);
+
+    let twice: Vec<String> = (0..MANY).map(|n| format!("\"k{n}\":\"\",\"k{n}\":\"\"")).collect();
+    let body = format!("{{\"metadata\":{{\"name\":\"twice\"}},\"data\":{{{}}}}}", twice.join(","));
+    let answer = server.call("POST", MAPS, body, &[("content-type", "application/json")]).await;
+    assert_eq!((answer.code.as_u16(), answer.warnings().len()), (201, 100));
+
+    let mut owned = map("owned", &json!({}));
+    let owner = |n: usize| json!({"apiVersion": "v1", "kind": "A", "name": "a", "uid": n.to_string(), "controller": true});
+    owned["metadata"]["ownerReferences"] = (0..30_000).map(owner).collect();
+    let message = "Only one reference can have Controller set to true";
+    let refused = server.post(MAPS, &owned).await.refused(422, "Invalid", message);
+    assert!(refused.to_string().len() < 100_000);
+
+    let mut labelled = map("labelled", &json!({}));
+    for n in 0..MANY {
+        labelled["metadata"]["labels"][format!("no label {n}")] = json!("");
+    }
+    let refused = server.post(MAPS, &labelled).await.refused(422, "Invalid", "no label");
+    assert_eq!(refused["details"]["causes"].as_array().unwrap().len(), 1000);
+
+    let mut crowded = pod("crowded");
+    crowded["spec"]["containers"][0]["env"] = (0..MANY).map(|n| json!({"name": format!("V{n}")})).collect();
+    server.post(&format!("{PODS}?dryRun=All"), &crowded).await.expect(201);
+}

@@ -118,9 +118,9 @@ def _(k):
     k.patch(f"{maps}/a?fieldManager=m", body, type=APPLY, Impersonate_User="jim").no(403, "Forbidden", 'User "jim" cannot create resource "configmaps" in API group "" in the namespace')
     k.put(f"{leases}/a", {"metadata": {"name": "a"}, "spec": {}}, Impersonate_User="jim").no(403, "Forbidden", 'User "jim" cannot create resource "leases" in API group "coordination.k8s.io" in the namespace')
     k.patch(f"{maps}/a?fieldManager=m", body, type=APPLY).ok(201)
-    k.put(f"{leases}/a", {"metadata": {"name": "a"}, "spec": {}}).ok(201)
+    lease = k.put(f"{leases}/a", {"metadata": {"name": "a"}, "spec": {}}).ok(201)
     k.patch(f"{maps}/a?fieldManager=m", {**body, "data": {"k": "2"}}, type=APPLY, Impersonate_User="jim").ok(200)
-    k.put(f"{leases}/a", {"metadata": {"name": "a"}, "spec": {"holderIdentity": "h"}}, Impersonate_User="jim").ok(200)
+    k.put(f"{leases}/a", {**lease, "spec": {"holderIdentity": "h"}}, Impersonate_User="jim").ok(200)
 
 
 @claim("updates: without a version unconditional, with an old one 409; another UID is 409; create twice is 409; generateName")

@@ -2,7 +2,7 @@
 
 use super::is_external;
 use crate::kinds::shared::pod_spec::enumerated;
-use crate::kinds::shared::{network, object_meta};
+use crate::kinds::shared::{network, object_meta, repeats};
 use api::field::{Errors, Path};
 use api::names;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -173,12 +173,13 @@ fn validate_addresses(spec: &ServiceSpec, path: &Path, errors: &mut Errors) {
         _ => {}
     }
     let families = spec.ip_families.as_deref().unwrap_or_default();
+    let repeated = repeats(families);
     for (i, family) in families.iter().enumerate() {
         let path = path.child("ipFamilies").index(i);
         if !["IPv4", "IPv6"].contains(&family.as_str()) {
             errors.not_supported(&path, family, &["IPv4", "IPv6"]);
         }
-        if families[..i].contains(family) {
+        if repeated[i] {
             errors.duplicate(&path, family);
         }
     }

@@ -137,7 +137,7 @@ pub(in crate::kinds) fn annotations(
 }
 
 fn owner_references(owners: &[OwnerReference], path: &Path, errors: &mut Errors) {
-    let mut controller: Option<String> = None;
+    let (mut controller, mut told): (Option<String>, bool) = (None, false);
     for owner in owners {
         if owner.api_version.is_empty() || owner.api_version.ends_with('/') {
             errors.invalid(&path.child("apiVersion"), &owner.api_version, "version must not be empty");
@@ -153,14 +153,16 @@ fn owner_references(owners: &[OwnerReference], path: &Path, errors: &mut Errors)
         if owner.controller == Some(true) {
             let name = format!("{}/{}", owner.kind, owner.name);
             match &controller {
-                Some(first) => errors.invalid(
-                    path,
-                    owners,
-                    format!(
+                // Once: it shows them all.
+                Some(first) if !told => {
+                    told = true;
+                    let detail = format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} \
                          and {name}"
-                    ),
-                ),
+                    );
+                    errors.invalid(path, owners, detail);
+                }
+                Some(_) => {}
                 None => controller = Some(name),
             }
         }

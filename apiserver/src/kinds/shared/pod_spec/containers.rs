@@ -1,7 +1,7 @@
 //! Containers, init containers and ephemeral ones.
 
 use super::{Holder, SoundVolumes, enumerated, optionally, probes, resources, security, volumes};
-use crate::kinds::shared::network;
+use crate::kinds::shared::{network, repeats};
 use api::field::{Errors, Path};
 use api::names;
 use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvFromSource, EnvVar, PodSpec};
@@ -307,6 +307,8 @@ fn validate_mounts(container: &Container, sound: &SoundVolumes<'_>, path: &Path,
     let devices = container.volume_devices.as_deref().unwrap_or_default();
     let mounts = container.volume_mounts.as_deref().unwrap_or_default();
     let (all, mut seen) = (path.child("volumeMounts"), BTreeSet::new());
+    let device_names: BTreeSet<&str> = devices.iter().map(|d| d.name.as_str()).collect();
+    let device_paths: BTreeSet<&str> = devices.iter().map(|d| d.device_path.as_str()).collect();
     for (i, mount) in mounts.iter().enumerate() {
         let path = all.index(i);
         if mount.name.is_empty() {
@@ -322,10 +324,10 @@ fn validate_mounts(container: &Container, sound: &SoundVolumes<'_>, path: &Path,
         if !seen.insert(mount.mount_path.as_str()) {
             errors.invalid(&at, &mount.mount_path, "must be unique");
         }
-        if devices.iter().any(|d| d.name == mount.name) {
+        if device_names.contains(mount.name.as_str()) {
             errors.invalid(&path.child("name"), &mount.name, "must not already exist in volumeDevices");
         }
-        if devices.iter().any(|d| d.device_path == mount.mount_path) {
+        if device_paths.contains(mount.mount_path.as_str()) {
             errors.invalid(&at, &mount.mount_path, "must not already exist as a path in volumeDevices");
         }
         let sub_path = mount.sub_path.as_deref().unwrap_or("");
@@ -351,6 +353,8 @@ fn validate_mounts(container: &Container, sound: &SoundVolumes<'_>, path: &Path,
             errors.forbidden(&propagation, detail);
         }
     }
+    let same_name = repeats(devices.iter().map(|d| &d.name));
+    let same_path = repeats(devices.iter().map(|d| &d.device_path));
     for (i, device) in devices.iter().enumerate() {
         let path = path.child("volumeDevices").index(i);
         match sound.get(device.name.as_str()) {
@@ -365,10 +369,10 @@ fn validate_mounts(container: &Container, sound: &SoundVolumes<'_>, path: &Path,
         if device.device_path.is_empty() {
             errors.required(&path.child("devicePath"), "");
         }
-        if devices[..i].iter().any(|d| d.name == device.name) {
+        if same_name[i] {
             errors.invalid(&path.child("name"), &device.name, "must be unique");
         }
-        if devices[..i].iter().any(|d| d.device_path == device.device_path) {
+        if same_path[i] {
             errors.invalid(&path.child("devicePath"), &device.device_path, "must be unique");
         }
         if !names::no_backsteps(&device.device_path).is_empty() {

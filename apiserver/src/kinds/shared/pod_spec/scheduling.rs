@@ -2,7 +2,7 @@
 
 use super::optionally;
 use crate::kinds::node::TAINT_EFFECTS;
-use crate::kinds::shared::label_selector;
+use crate::kinds::shared::{label_selector, repeats};
 use api::field::{Errors, Path};
 use api::names;
 use k8s_openapi::api::core::v1::{Affinity, PodAffinityTerm, PodSpec, Toleration, WeightedPodAffinityTerm};
@@ -17,10 +17,11 @@ pub(super) fn validate(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     validate_tolerations(spec.tolerations.as_deref().unwrap_or_default(), &path.child("tolerations"), errors);
     validate_spread(spec, &path.child("topologySpreadConstraints"), errors);
     let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
+    let repeated = repeats(gates.iter().map(|g| &g.name));
     for (i, gate) in gates.iter().enumerate() {
         let path = path.child("schedulingGates").index(i);
         errors.invalid_each(&path, &gate.name, names::qualified_name(&gate.name));
-        if gates[..i].iter().any(|g| g.name == gate.name) {
+        if repeated[i] {
             errors.duplicate(&path, &gate.name);
         }
     }
@@ -139,7 +140,9 @@ fn pod_term(term: &PodAffinityTerm, path: &Path, errors: &mut Errors) {
 fn validate_spread(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     const ACTIONS: [&str; 2] = ["DoNotSchedule", "ScheduleAnyway"];
     let all = spec.topology_spread_constraints.as_deref().unwrap_or_default();
-    for (i, constraint) in all.iter().enumerate() {
+    // The earlier one is told.
+    let again = repeats(all.iter().rev().map(|c| (&c.topology_key, &c.when_unsatisfiable)));
+    for (i, (constraint, again)) in all.iter().zip(again.into_iter().rev()).enumerate() {
         let path = path.index(i);
         if constraint.max_skew <= 0 {
             errors.invalid(&path.child("maxSkew"), constraint.max_skew, "must be greater than zero");
@@ -150,10 +153,7 @@ fn validate_spread(spec: &PodSpec, path: &Path, errors: &mut Errors) {
         if !ACTIONS.contains(&constraint.when_unsatisfiable.as_str()) {
             errors.not_supported(&path.child("whenUnsatisfiable"), &constraint.when_unsatisfiable, &ACTIONS);
         }
-        let repeats = all[i + 1..].iter().any(|c| {
-            c.topology_key == constraint.topology_key && c.when_unsatisfiable == constraint.when_unsatisfiable
-        });
-        if repeats {
+        if again {
             let pair = format!("{{{}, {}}}", constraint.topology_key, constraint.when_unsatisfiable);
             errors.duplicate(&path.child("{topologyKey, whenUnsatisfiable}"), pair);
         }

@@ -1,6 +1,7 @@
 //! Security contexts of pods and containers.
 
 use super::{enumerated, optionally};
+use crate::kinds::shared::repeats;
 use api::field::{Errors, Path};
 use api::names;
 use k8s_openapi::api::core::v1::{AppArmorProfile, PodSpec, SeccompProfile, SecurityContext};
@@ -28,6 +29,7 @@ pub(super) fn validate_pod(spec: &PodSpec, path: &Path, errors: &mut Errors) {
         errors.invalid(&path.child("shareProcessNamespace"), true, detail);
     }
     let sysctls = context.sysctls.as_deref().unwrap_or_default();
+    let repeated = repeats(sysctls.iter().map(|s| &s.name));
     for (i, sysctl) in sysctls.iter().enumerate() {
         let path = path.child("sysctls").index(i).child("name");
         if sysctl.name.is_empty() {
@@ -35,7 +37,7 @@ pub(super) fn validate_pod(spec: &PodSpec, path: &Path, errors: &mut Errors) {
         } else if !is_sysctl(&sysctl.name) {
             let detail = format!("must have at most {SYSCTL_MAX} characters and match regex {SYSCTL_REGEX}");
             errors.invalid(&path, &sysctl.name, detail);
-        } else if sysctls[..i].iter().any(|s| s.name == sysctl.name) {
+        } else if repeated[i] {
             errors.duplicate(&path, &sysctl.name);
         }
     }

@@ -1,10 +1,11 @@
 //! What is allowed and yet hardly meant: texts for `Warning:` headers.
 
+use crate::kinds::shared::repeats;
 use api::field::Path;
 use api::quantity;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 pub(in crate::kinds) fn warnings(spec: &PodSpec, path: &Path) -> Vec<String> {
     let mut texts = Vec::new();
@@ -52,9 +53,9 @@ fn of_container(container: &Container, path: &Path, texts: &mut Vec<String>) {
         );
     }
     let env = container.env.as_deref().unwrap_or_default();
-    for (i, variable) in env.iter().enumerate() {
+    let earlier = repeats(env.iter().map(|e| &e.name));
+    for (i, (variable, earlier)) in env.iter().zip(earlier).enumerate() {
         // Building on the earlier value of the name is what one may repeat it for.
-        let earlier = env[..i].iter().any(|e| e.name == variable.name);
         let reference = format!("$({})", variable.name);
         if earlier && !variable.value.as_deref().unwrap_or("").contains(&reference) {
             let path = path.child("env").index(i);
@@ -65,14 +66,11 @@ fn of_container(container: &Container, path: &Path, texts: &mut Vec<String>) {
         }
     }
     let ports = container.ports.as_deref().unwrap_or_default();
+    let mut first = HashMap::new();
     for (i, port) in ports.iter().enumerate() {
-        let same = ports[..i].iter().position(|p| {
-            p.container_port == port.container_port
-                && p.protocol == port.protocol
-                && p.host_port == port.host_port
-                && p.host_ip == port.host_ip
-        });
-        if let Some(other) = same {
+        let same = (port.container_port, &port.protocol, port.host_port, &port.host_ip);
+        let other = *first.entry(same).or_insert(i);
+        if other != i {
             let all = path.child("ports");
             texts.push(format!("{}: duplicate port definition with {}", all.index(i), all.index(other)));
         }
