@@ -5,7 +5,7 @@
 //! target panic is shown, with the seed (`MINIK8S_FUZZ_SEED`) that brings it back. What ends the whole process, as an
 //! overflow of the stack does, is in a file whose name was told at the start.
 
-#![allow(clippy::print_stderr, reason = "tests only")]
+#![allow(clippy::print_stderr, clippy::unwrap_used, reason = "tests only")]
 
 use fastrand::Rng;
 use std::{
