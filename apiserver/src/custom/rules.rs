@@ -7,6 +7,7 @@
 mod check;
 mod cost;
 mod depth;
+mod tokens;
 mod values;
 
 use super::{
@@ -86,10 +87,28 @@ impl Compiled {
         if self.is_empty() {
             return Errors::default();
         }
-        let mut run =
-            Run { context: Context::default().with_all(), budget: BUDGET, errors: Errors::default() };
-        run.visit(self, value, old, schema, path);
-        run.errors
+        let run = || {
+            let mut run =
+                Run { context: Context::default().with_all(), budget: BUDGET, errors: Errors::default() };
+            run.visit(self, value, old, schema, path);
+            run.errors
+        };
+        if !self.needs_room() {
+            return run();
+        }
+        depth::with_room(run).unwrap_or_else(|error| {
+            let mut errors = Errors::default();
+            errors.internal(&Path::new(path), format!("rules cannot be run: {error}"));
+            errors
+        })
+    }
+
+    fn needs_room(&self) -> bool {
+        let mut rules =
+            self.rules.iter().flat_map(|rule| rule.program.as_ref().ok().into_iter().chain(&rule.message));
+        rules.any(|checked| checked.needs_room)
+            || self.properties.values().any(Self::needs_room)
+            || self.additional.iter().chain(&self.items).any(|below| below.needs_room())
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Not a type checker: where a type is not known, nothing is said. What is said is what Kubernetes' compiler says.
 
-use super::{cost, depth, values::escaped};
+use super::{cost, depth, tokens::without_pairs, values::escaped};
 use crate::custom::schema::{Schema, Type};
 use kube_cel::cel::{
     Program,
@@ -16,6 +16,8 @@ pub(super) struct Checked {
     pub(super) uses_old: bool,
     /// What one run may cost at the most, in Kubernetes' units.
     pub(super) estimate: u64,
+    /// Whether its runs need a stack of their own ([`depth::with_room`]).
+    pub(super) needs_room: bool,
     /// How many expressions it is made of, and how deep its loops are nested.
     nodes: u64,
     depth: u32,
@@ -57,8 +59,19 @@ fn compiled(
     if depth::is_too_deep(text) {
         return Err(failed(&"expression recursion limit exceeded"));
     }
-    let program = depth::with_room(|| Program::compile(text.trim()).map_err(|e| failed(&e)));
-    let program = program.map_err(|e| failed(&e)).flatten()?;
+    let read = depth::with_room(|| read(text, schema, root, optional_old, wanted));
+    read.map_err(|e| failed(&e)).flatten()
+}
+
+fn read(
+    text: &str,
+    schema: &Schema,
+    root: bool,
+    optional_old: bool,
+    wanted: &str,
+) -> Result<Checked, String> {
+    let failed = |why: &dyn std::fmt::Display| format!("compilation failed: {why}");
+    let program = Program::compile(&without_pairs(text.trim())).map_err(|e| failed(&e))?;
     let mut checker = Checker {
         schema,
         root,
@@ -77,7 +90,7 @@ fn compiled(
     }
     let Checker { uses_old, nodes, deepest, .. } = checker;
     let estimate = cost::of(program.expression(), schema);
-    Ok(Checked { program, uses_old, estimate, nodes, depth: deepest })
+    Ok(Checked { program, uses_old, estimate, needs_room: depth::needs_room(text), nodes, depth: deepest })
 }
 
 /// What is known of a value.
