@@ -232,7 +232,8 @@ impl PodWorkers {
         others
             .filter_map(|(_, handle)| {
                 let wish = handle.wishes.borrow();
-                let counts = wish.rejected.is_none() && !api::pod::is_terminal(&wish.pod);
+                // One whose object is gone is no longer counted by the scheduler either.
+                let counts = wish.rejected.is_none() && !wish.vanished && !api::pod::is_terminal(&wish.pod);
                 counts.then(|| Arc::clone(&wish.pod))
             })
             .collect()

@@ -50,8 +50,13 @@ struct Bed {
 }
 
 fn bed(api: &Api, runtime: &Arc<Fake>, dir: &std::path::Path) -> Bed {
+    bed_for(api, runtime, dir, crate::config::DEFAULT_MAX_PODS)
+}
+
+fn bed_for(api: &Api, runtime: &Arc<Fake>, dir: &std::path::Path, max_pods: u32) -> Bed {
     let (client, token, tracker) = (api.client(), CancellationToken::new(), TaskTracker::new());
     let config = Config::new("n1", 0, "abc", dir.to_owned(), "10.1.1.0/24".parse().unwrap());
+    let config = Config { max_pods, ..config };
     let informers = Informers::new(client.clone(), token.clone());
     let context = Arc::new(Context {
         machine: crate::node::machine(&config),
@@ -136,6 +141,40 @@ async fn what_was_deleted_or_replaced_is_dead_before_the_node_is_ready_and_anyth
         assert!(first(end) < first("sandbox forced#0"), "{end} comes first: {calls:?}");
     }
     assert!(!calls.iter().any(|call| call.contains("stays")), "{calls:?}");
+    token.cancel();
+    tracker.close();
+    tracker.wait().await;
+}
+
+/// The scheduler gives the room of a pod whose object is gone to the next one, and is not told otherwise.
+#[tokio::test]
+async fn a_pod_whose_object_is_gone_takes_no_room() {
+    let (api, runtime, dir) =
+        (Api::default(), Arc::new(Fake::with_any_image()), tempfile::tempdir().unwrap());
+    leave(&runtime, "old", "old").await;
+    api.put(&pod("old", "old", false));
+    let Bed { mut states, agent, token, tracker } = bed_for(&api, &runtime, dir.path(), 1);
+    let context = Arc::clone(&agent.context);
+    tracker.spawn(agent.run(token.clone()));
+    tokio::time::timeout(DEADLINE, states.wait_for(Option::is_none)).await.unwrap().unwrap();
+
+    runtime.set_down(Some("so that the containers of the old one do not end yet"));
+    api.delete::<Pod>("ns", "old");
+    api.put(&pod("next", "next", false));
+    let judged = async {
+        while !context.lookup.all().iter().any(|view| view.pod.metadata.name.as_deref() == Some("next")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, judged).await.unwrap_or_else(|_| panic!("{:?}", runtime.calls()));
+    assert_eq!(running(&runtime, "old"), 2);
+    runtime.set_down(None);
+    let started = async {
+        while running(&runtime, "next") < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, started).await.unwrap_or_else(|_| panic!("{:?}", runtime.calls()));
     token.cancel();
     tracker.close();
     tracker.wait().await;
