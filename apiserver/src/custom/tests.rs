@@ -1,6 +1,8 @@
 //! The pure steps by table: what a schema makes of a value.
 
-use super::{JsonPath, Schema, by_priority, defaults, prune, rules::Compiled, structural, validate};
+use super::{
+    JsonPath, Schema, by_priority, defaults, prune, publish::publish, rules::Compiled, structural, validate,
+};
 use api::field::{Errors, Path};
 use serde_json::{Value, json};
 
@@ -398,4 +400,35 @@ fn versions_in_kubernetes_order() {
         vec!["foo10", "v1alpha1", "v10", "v1", "foo1", "v1beta2", "v2", "v1beta1", "v11alpha2"];
     versions.sort_by(|a, b| by_priority(a, b));
     assert_eq!(versions, ["v10", "v2", "v1", "v1beta2", "v1beta1", "v11alpha2", "v1alpha1", "foo1", "foo10"]);
+}
+
+#[test]
+fn what_is_published_says_what_a_definition_need_not() {
+    let written = json!({"type": "object", "properties": {
+        "port": {"x-kubernetes-int-or-string": true},
+        "pod": {"type": "object", "x-kubernetes-embedded-resource": true, "required": ["spec"],
+                "properties": {"spec": {"type": "object"}}},
+        "free": {"type": "object", "x-kubernetes-embedded-resource": true,
+                 "x-kubernetes-preserve-unknown-fields": true},
+    }});
+    let names = |schema: &Value, at: &str| -> Vec<String> {
+        let map = schema.pointer(at).and_then(Value::as_object);
+        map.into_iter().flatten().map(|(name, _)| name.clone()).collect()
+    };
+    let objects = ["apiVersion", "kind", "metadata"];
+    for v2 in [false, true] {
+        let schema = publish(&written, v2);
+        assert_eq!(names(&schema, "/properties"), ["apiVersion", "free", "kind", "metadata", "pod", "port"]);
+        assert_eq!(schema["properties"]["pod"]["required"], json!(["spec", "kind", "apiVersion"]));
+        assert_eq!(names(&schema, "/properties/pod/properties"), ["apiVersion", "kind", "metadata", "spec"]);
+        let free = names(&schema, "/properties/free/properties");
+        assert_eq!(free, if v2 { &[][..] } else { &objects[..] }, "v2: {v2}");
+        let alternatives = json!([{"type": "integer"}, {"type": "string"}]);
+        assert_eq!(schema["properties"]["port"].get("anyOf"), (!v2).then_some(&alternatives));
+    }
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    for nothing in [&open, &Value::Null] {
+        assert_eq!(publish(nothing, true), json!({"type": "object"}), "kubectl is to refuse no field");
+    }
+    assert_eq!(names(&publish(&open, false), "/properties"), objects);
 }

@@ -62,7 +62,7 @@ impl Schemas {
         self.is_kind(&name, r.group, r.version, r.kind);
         self.is_kind(&list, r.group, r.version, &list_kind);
         let text = |of: &str| self.generator_text(&name, of);
-        let schema = json!({
+        let mut schema = json!({
             "description": format!("{list_kind} is a list of {} objects.", r.kind),
             "type": "object",
             "required": ["items"],
@@ -75,11 +75,15 @@ impl Schemas {
                 },
                 "kind": {"description": text("kind"), "type": "string"},
                 "metadata": {
-                    "description": "Standard list metadata.",
+                    "description": "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/\
+                                    sig-architecture/api-conventions.md#types-kinds",
                     "allOf": [{"$ref": format!("{REF}{META}ListMeta")}],
                 },
             },
         });
+        if let Some(custom) = kind.custom() {
+            custom.complete_list(&mut schema);
+        }
         self.extra.insert(list, schema);
         name
     }
