@@ -37,6 +37,8 @@ const DNS_PORT: i32 = 1053;
 const CLASS: &str = "standard";
 /// First and longest pause after a failure (a full disk, say); it is tried until it works.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How often it is looked whether the ServiceCIDR is still there, as Kubernetes' API server does.
+const KEEP: Duration = Duration::from_secs(10);
 
 /// What there has to be.
 pub(crate) struct Objects {
@@ -85,6 +87,17 @@ impl Objects {
             warn!(%error, "the cluster's first objects could not be written, trying again");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    /// Makes the range of the services' addresses again whenever it is gone, until it is dropped.
+    pub(crate) async fn keep(&self, client: Client) {
+        let ranges = Api::all(client);
+        loop {
+            tokio::time::sleep(KEEP).await;
+            if let Err(error) = ensure_range(&ranges, &self.range).await {
+                warn!(%error, "the ServiceCIDR {API} could not be written, trying again");
+            }
         }
     }
 
@@ -146,10 +159,17 @@ where
     Ok(())
 }
 
-/// The range of the services' addresses, and that it is in use.
+/// The range of the services' addresses, and that it is in use. What somebody else said of it stays.
 async fn ensure_range(api: &Api<ServiceCIDR>, want: &ServiceCIDR) -> kube::Result<()> {
     ensure(api, want, keep).await?;
-    let mut have = api.get(API).await?;
+    let Some(mut have) = api.get_opt(API).await? else { return Ok(()) };
+    let known = |have: &ServiceCIDR| {
+        let conditions = have.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        api::conditions::find(conditions, "Ready").is_some()
+    };
+    if known(&have) || have.metadata.deletion_timestamp.is_some() || have.spec != want.spec {
+        return Ok(());
+    }
     let ready = Condition {
         type_: "Ready".to_owned(),
         status: "True".to_owned(),
@@ -159,10 +179,12 @@ async fn ensure_range(api: &Api<ServiceCIDR>, want: &ServiceCIDR) -> kube::Resul
         last_transition_time: Time(Timestamp::now()),
     };
     let conditions = have.status.get_or_insert_default().conditions.get_or_insert_default();
-    if api::conditions::set(conditions, ready, Timestamp::now()) {
-        api.replace_status(API, &PostParams::default(), &have).await?;
+    api::conditions::set(conditions, ready, Timestamp::now());
+    match api.replace_status(API, &PostParams::default(), &have).await {
+        // Its controller was quicker.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        other => other.map(drop),
     }
-    Ok(())
 }
 
 fn keep<K>(_have: &mut K, _want: &K) -> bool {

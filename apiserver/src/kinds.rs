@@ -167,7 +167,7 @@ pub fn by_alias(name: &str) -> Option<&'static dyn AnyKind> {
 }
 
 /// Kinds that are kept, but that no controller and no admission of this server acts upon yet: whoever makes one is told.
-const NOT_ACTED_UPON: [(&str, &str); 10] = [
+const NOT_ACTED_UPON: [(&str, &str); 9] = [
     ("apps", "daemonsets"),
     ("autoscaling", "horizontalpodautoscalers"),
     ("batch", "cronjobs"),
@@ -176,7 +176,6 @@ const NOT_ACTED_UPON: [(&str, &str); 10] = [
     ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
     ("networking.k8s.io", "ingresses"),
     ("networking.k8s.io", "networkpolicies"),
-    ("networking.k8s.io", "servicecidrs"),
     ("resource.k8s.io", "resourceclaims"),
 ];
 

@@ -4,6 +4,7 @@
 //! Copies on the hot path: a body is parsed once, typed once and serialised once; the bytes written are the bytes
 //! every reader and watcher is sent. A read copies nothing but a reference count.
 
+pub mod addresses;
 pub mod allocate;
 pub mod apply;
 mod charge;
@@ -55,6 +56,7 @@ struct Inner {
     marker: String,
     facts: Arc<facts::FactsCache>,
     turns: charge::Turns,
+    address_turns: charge::Turns,
 }
 
 /// One request for one kind: who asks, for what.
@@ -222,6 +224,7 @@ impl Registry {
             marker,
             facts: Arc::default(),
             turns: charge::Turns::default(),
+            address_turns: charge::Turns::default(),
         }))
     }
 

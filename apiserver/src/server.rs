@@ -2,16 +2,15 @@
 
 use crate::{
     Config, Latch, Latches, NodeDialer, User,
-    admission::{Chain, Lookup, typed},
+    admission::Chain,
     audit::{self, Audit},
     auth::{Authenticator, Authorizer, Peer, rbac::follow, token::Signer},
     bootstrap, custom, kinds,
     listen::{BindError, Listener, Tls, TlsError, WithPeer},
-    registry::{allocate::Allocator, expire},
+    registry::{addresses, allocate::Allocator, expire},
     router::{Router, router},
     state::{App, Limits, Parts},
 };
-use k8s_openapi::api::core::v1::Service;
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use storage::Store;
 use tokio::time::timeout;
@@ -85,7 +84,7 @@ impl Server {
             stop: stop.clone(),
             tasks: tasks.clone(),
         });
-        restore_allocations(&app).await?;
+        app.registry.restore_addresses().await.map_err(|e| Error::Store(e.to_string()))?;
         follow::prime(&authorizer, &app.registry).await.map_err(|e| Error::Store(e.to_string()))?;
         custom::follow::prime(&app.registry).await.map_err(|e| Error::Store(e.to_string()))?;
         let router = router(app.clone());
@@ -127,6 +126,7 @@ impl Server {
     pub async fn run(self, token: CancellationToken) {
         let port = self.addresses().first().map_or(443, SocketAddr::port);
         let client = self.client(User::component("system:apiserver"));
+        let keeper = client.clone();
         let objects = bootstrap::Objects::new(&self.app.config, self.app.registry.allocator(), port);
         let (stop, stop_definitions, bootstrapped) =
             (self.stop.clone(), self.stop.clone(), self.bootstrapped);
@@ -134,13 +134,14 @@ impl Server {
         let work = async move {
             objects.ensure(client).await;
             bootstrapped.ready();
-            follow::run(authorizer, registry).await;
+            tokio::join!(follow::run(authorizer, registry), objects.keep(keeper));
         };
         self.tasks.spawn(stop.run_until_cancelled_owned(work));
         self.tasks.spawn(
             stop_definitions.run_until_cancelled_owned(custom::follow::run(self.app.registry.clone())),
         );
         self.tasks.spawn(expire::run(self.app.clone()));
+        self.tasks.spawn(addresses::run(self.app.clone()));
         // It ends after everything that it could have to tell of.
         let (audit, audit_stop) = (TaskTracker::new(), CancellationToken::new());
         if let Some(writer) = self.audit {
@@ -161,17 +162,6 @@ impl Server {
             warn!("the audit log could not be written to its end in time");
         }
     }
-}
-
-/// Addresses and ports that stored services hold must not be handed out again.
-async fn restore_allocations(app: &App) -> Result<(), Error> {
-    let lookup: &dyn Lookup = &app.registry;
-    let services = lookup.list("services", "").await.map_err(|e| Error::Store(e.to_string()))?;
-    for service in &services {
-        let service = typed::<Service>(&**service).map_err(|e| Error::Store(e.to_string()))?;
-        app.registry.allocator().restore(service);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

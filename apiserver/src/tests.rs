@@ -1,5 +1,6 @@
 //! The real router with a real store in memory, without a socket: every rule of the generic path as a client sees it.
 
+mod addresses;
 mod admission;
 mod apply;
 mod custom;

@@ -158,6 +158,7 @@ impl Cluster {
                 root_ca: certificates.ca.clone(),
                 authority: Some(authority),
                 cluster_cidr: settings.cluster_cidr.to_string(),
+                service_cidr: settings.service_cidr.to_string(),
                 host: first.node_name.clone(),
                 scheduler: !settings.disabled(Component::Scheduler),
                 node_monitor_grace_period: settings.node_monitor_grace_period,

@@ -23,6 +23,7 @@ pub mod resource_quota;
 pub mod run;
 pub mod scheduler;
 pub mod service_account;
+pub mod service_cidr;
 pub mod stateful_set;
 pub mod volumes;
 
@@ -45,6 +46,8 @@ pub struct Config {
     /// Signs what is asked for and approved; without it nothing is signed.
     pub authority: Option<Arc<certificates::Authority>>,
     pub cluster_cidr: String,
+    /// Where the addresses of services come from.
+    pub service_cidr: String,
     /// Named as the source of events.
     pub host: String,
     /// Whether the scheduler runs.
@@ -62,6 +65,7 @@ impl Default for Config {
             root_ca: String::new(),
             authority: None,
             cluster_cidr: "10.244.0.0/16".to_owned(),
+            service_cidr: "10.96.0.0/16".to_owned(),
             host: "minik8s".to_owned(),
             scheduler: true,
             controllers: true,
@@ -135,6 +139,9 @@ const TABLE: &[(Identity, Start)] = &[
     }),
     (Identity::Controller("certificate-controller"), |ctx| {
         Box::pin(run::run(ctx.clone(), certificates::Certificates::new(ctx)))
+    }),
+    (Identity::Controller("service-cidrs-controller"), |ctx| {
+        Box::pin(run::run(ctx.clone(), service_cidr::ServiceCidrs::new(ctx)))
     }),
     (Identity::Controller("generic-garbage-collector"), |ctx| Box::pin(garbage::run(ctx))),
 ];

@@ -41,6 +41,12 @@ enum Item {
     Port(u32),
 }
 
+impl Item {
+    fn is_address(self) -> bool {
+        matches!(self, Self::Address(_))
+    }
+}
+
 impl Held {
     fn pool(&mut self, item: Item) -> (&mut Pool, u32) {
         match item {
@@ -127,11 +133,50 @@ impl Allocator {
         Ok(reservation)
     }
 
-    /// After the service is gone from the store.
-    pub fn release(&self, service: &Service) {
+    /// After the service is gone from the store. Its address stays taken while the address's object is still there.
+    pub fn release(&self, service: &Service, address_stays: bool) {
         let mut held = lock(&self.held);
         for item in self.items(service) {
-            held.free(item);
+            if !(address_stays && item.is_address()) {
+                held.free(item);
+            }
+        }
+    }
+
+    /// The address of the range that a service holds.
+    pub fn address_of(&self, service: &Service) -> Option<Ipv4Addr> {
+        let spec = service.spec.as_ref().filter(|spec| needs_address(spec))?;
+        self.address(cluster_ip(spec)?)
+    }
+
+    /// An address of the range, by its text.
+    pub fn address(&self, text: &str) -> Option<Ipv4Addr> {
+        text.parse().ok().filter(|address| self.subnet.offset(*address).is_some())
+    }
+
+    /// Takes an address that somebody reserves by hand; `None` if it is taken. What lies outside of the range is nobody's.
+    pub fn hold(&self, address: Ipv4Addr) -> Option<Reservation> {
+        let mut taken = Vec::new();
+        if let Some(offset) = self.subnet.offset(address) {
+            if !lock(&self.held).addresses.take(offset) {
+                return None;
+            }
+            taken.push(Item::Address(offset));
+        }
+        Some(Reservation { held: self.held.clone(), taken, freed: Vec::new() })
+    }
+
+    /// Notes that there is an object for this address, so that nobody else gets it.
+    pub fn note(&self, address: Ipv4Addr) {
+        if let Some(offset) = self.subnet.offset(address) {
+            lock(&self.held).addresses.take(offset);
+        }
+    }
+
+    /// After the object of an address that no service holds is gone.
+    pub fn free(&self, address: Ipv4Addr) {
+        if let Some(offset) = self.subnet.offset(address) {
+            lock(&self.held).addresses.free(offset);
         }
     }
 
@@ -169,12 +214,16 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// The write is durable: keep the new, free what the old object held and the new does not.
-    pub fn commit(mut self) {
+    /// The write is durable: keep the new, free what the old object held and the new does not. An address given up stays
+    /// taken while its object is still there.
+    pub fn commit(mut self, address_stays: bool) {
         self.taken.clear();
         let freed = std::mem::take(&mut self.freed);
         let mut held = lock(&self.held);
-        freed.into_iter().for_each(|item| held.free(item));
+        freed
+            .into_iter()
+            .filter(|item| !(address_stays && item.is_address()))
+            .for_each(|item| held.free(item));
     }
 }
 

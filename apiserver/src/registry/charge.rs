@@ -4,7 +4,7 @@
 //! store with the object itself. So no two writers can both take the last place, a write that fails for another reason
 //! has used nothing, and a crash can come only before or after both.
 
-use super::{Call, Registry, decode, prefix, storage_error};
+use super::{Call, Registry, addresses::taken, allocate::Reservation, decode, prefix, storage_error};
 use crate::{
     admission::{Operation, resource_quota, typed},
     error::{ApiError, Result},
@@ -31,9 +31,9 @@ impl Default for Turns {
 }
 
 impl Turns {
-    async fn of(&self, namespace: &str) -> MutexGuard<'_, ()> {
+    pub(super) async fn of(&self, what: &str) -> MutexGuard<'_, ()> {
         let mut hasher = DefaultHasher::new();
-        namespace.hash(&mut hasher);
+        what.hash(&mut hasher);
         let turn = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
         self.0[turn].lock().await
     }
@@ -90,32 +90,40 @@ impl Registry {
         Ok(list.map_err(storage_error)?.items)
     }
 
-    /// Stores the object at `key` and what it uses. `change` makes the write of the object's bytes.
+    /// Stores the object at `key`, what it uses of quotas, and the object of the address that it gets or gives up. `change`
+    /// makes the write of the object's bytes; `reservation` is committed with it.
     ///
     /// # Errors
     /// The outer one is a quota's refusal; the inner one is about the object's own key.
     pub(super) async fn store_counted(
         &self,
         call: &Call<'_>,
-        operation: Operation,
         key: Key,
         object: &mut dyn AnyObject,
         old: Option<&dyn AnyObject>,
         change: impl Fn(Payload) -> Change,
+        reservation: &mut Option<Reservation>,
     ) -> Result<storage::Result<KeyValue>> {
+        let operation = if old.is_some() { Operation::Update } else { Operation::Create };
         for _ in 0..ATTEMPTS {
             let charge = self.charge(call, operation, object, old).await?;
+            let mut along = self.along(Some(object), old).await?;
             let own = (key.clone(), change(self.encode(call.kind, object)?));
             let (quotas, _turn) = charge.map(|c| (c.quotas, c.turn)).unzip();
-            let writes = std::iter::once(own).chain(quotas.unwrap_or_default()).collect();
+            let writes =
+                [own].into_iter().chain(quotas.unwrap_or_default()).chain(along.take_writes()).collect();
             match self.0.store.write(writes).await {
                 Ok(written) => {
+                    for reservation in [reservation.take(), along.reservation.take()].into_iter().flatten() {
+                        reservation.commit(along.stays);
+                    }
                     let missing = || ApiError::Internal("a write was not answered".to_owned());
                     return written.into_iter().next().ok_or_else(missing).map(Ok);
                 }
-                // A quota changed, or went: judged anew.
+                // A quota or an address's object changed, or went: judged anew.
                 Err(storage::Error::Conflict { key: of, .. } | storage::Error::NotFound(of)) if of != key => {
                 }
+                Err(storage::Error::AlreadyExists(of)) if of != key => return Err(taken(object)),
                 Err(error) => return Ok(Err(error)),
             }
         }

@@ -57,7 +57,7 @@ impl Registry {
         }
         kind.prepare_create(object.as_mut());
         object.meta_mut().generation = kind.generation_changed(object.as_ref(), object.as_ref()).map(|_| 1);
-        let reservation = self.reserve(call, object.as_mut(), None)?;
+        let mut reservation = self.reserve(call, object.as_mut(), None)?;
 
         let name = object.meta().name.clone().unwrap_or_default();
         let mut errors = validate_metadata(kind, object.as_ref());
@@ -89,14 +89,10 @@ impl Registry {
         loop {
             let key = key(kind, call.namespace, object.meta().name.as_deref().unwrap_or_default())?;
             let create = |value| Change::Create { value };
-            let written = self.store_counted(call, Operation::Create, key, object.as_mut(), None, create);
-            match written.await? {
-                Ok(kv) => {
-                    if let Some(reservation) = reservation {
-                        reservation.commit();
-                    }
-                    return Ok(Outcome { object: kv.value, created: true, warnings });
-                }
+            let written =
+                self.store_counted(call, key, object.as_mut(), None, create, &mut reservation).await?;
+            match written {
+                Ok(kv) => return Ok(Outcome { object: kv.value, created: true, warnings }),
                 Err(storage::Error::AlreadyExists(_)) if generate && attempt < NAME_ATTEMPTS => {
                     attempt += 1;
                     draw_name(object.as_mut());

@@ -13,9 +13,12 @@ use crate::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use k8s_openapi::{
-    api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Time, jiff::SignedDuration, jiff::Timestamp,
+    api::{core::v1::Service, networking::v1::IPAddress},
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::SignedDuration,
+    jiff::Timestamp,
 };
-use storage::{Key, KeyValue, Payload, Revision};
+use storage::{Change, Key, KeyValue, Payload, Revision};
 
 /// The dependents go first; the garbage collector takes the finalizer off.
 const FOREGROUND: &str = "foregroundDeletion";
@@ -78,7 +81,7 @@ impl Registry {
                     .map(|kv| Deleted::Marked(kv.value)),
                 _ => self
                     .remove(&key, old.revision, payload, old.object.as_ref())
-                    .await
+                    .await?
                     .map(|kv| Deleted::Gone(kv.value)),
             };
             match done {
@@ -90,19 +93,39 @@ impl Registry {
         Err(call.conflict(super::MODIFIED))
     }
 
-    /// Takes the object from the store, and back what it held.
+    /// Takes the object from the store, and back what it held: the object of a service's address goes in one commit with it.
+    ///
+    /// # Errors
+    /// The inner one is about the object's own key.
     pub(crate) async fn remove(
         &self,
         key: &Key,
         expected: Revision,
         last: Payload,
         object: &dyn AnyObject,
-    ) -> storage::Result<KeyValue> {
-        let kv = self.0.store.delete(key.clone(), expected, last).await?;
-        if let Some(service) = object.as_any().downcast_ref::<Service>() {
-            self.allocator().release(service);
+    ) -> Result<storage::Result<KeyValue>> {
+        for _ in 0..ATTEMPTS {
+            let mut along = self.along(None, Some(object)).await?;
+            let own = (key.clone(), Change::Delete { expected, last: last.clone() });
+            let writes = [own].into_iter().chain(along.take_writes()).collect();
+            match self.0.store.write(writes).await {
+                Ok(written) => {
+                    if let Some(service) = object.as_any().downcast_ref::<Service>() {
+                        self.allocator().release(service, along.stays);
+                    }
+                    if let Some(address) = object.as_any().downcast_ref::<IPAddress>() {
+                        self.vacated(address).await;
+                    }
+                    let missing = || ApiError::Internal("a write was not answered".to_owned());
+                    return written.into_iter().next().ok_or_else(missing).map(Ok);
+                }
+                // The object of the address changed, or went: looked at anew.
+                Err(storage::Error::Conflict { key: of, .. } | storage::Error::NotFound(of))
+                    if of != *key => {}
+                Err(error) => return Ok(Err(error)),
+            }
         }
-        Ok(kv)
+        Err(ApiError::Internal(format!("what {key} holds changes too fast for it to go")))
     }
 
     /// Deletes all that the selection matches, and returns what was there. An object that goes meanwhile is no error.

@@ -119,7 +119,7 @@ impl Registry {
         let wanted = matches!(rules, Rules::Main | Rules::Part(_));
         let changed = wanted && kind.generation_changed(new.as_ref(), current) == Some(true);
         new.meta_mut().generation = current.meta().generation.map(|g| g + i64::from(changed));
-        let reservation = self.reserve(call, new.as_mut(), Some(current))?;
+        let mut reservation = self.reserve(call, new.as_mut(), Some(current))?;
         call.invalid(call.name, validate(kind, rules, new.as_ref(), current))?;
         let attributes = call.attributes(Operation::Update, call.name);
         self.chain().validate(&attributes, Some(new.as_ref()), Some(current), self).await?;
@@ -140,19 +140,14 @@ impl Registry {
             return Ok(Attempt::Done(Outcome { object: unchanged, created: false, warnings }));
         }
         let written = if gone {
-            self.remove(&key, old.revision, payload, current).await
+            // What goes keeps nothing: a reservation that is dropped gives back what it held.
+            self.remove(&key, old.revision, payload, current).await?
         } else {
             let update = |value| Write::Update { expected: old.revision, value };
-            self.store_counted(call, Operation::Update, key, new.as_mut(), Some(current), update).await?
+            self.store_counted(call, key, new.as_mut(), Some(current), update, &mut reservation).await?
         };
         match written {
-            Ok(kv) => {
-                // What goes keeps nothing: a reservation that is dropped gives back what it held.
-                if let Some(reservation) = reservation.filter(|_| !gone) {
-                    reservation.commit();
-                }
-                Ok(Attempt::Done(Outcome { object: kv.value, created: false, warnings }))
-            }
+            Ok(kv) => Ok(Attempt::Done(Outcome { object: kv.value, created: false, warnings })),
             Err(storage::Error::Conflict { .. } | storage::Error::NotFound(_)) if change.retry => {
                 Ok(Attempt::Lost)
             }

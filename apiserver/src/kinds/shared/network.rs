@@ -49,6 +49,52 @@ pub(in crate::kinds) fn cidr(text: &str, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// A network as newer kinds want it: in its one form, with nothing beyond the prefix.
+pub(in crate::kinds) fn strict_cidr(text: &str, path: &Path, errors: &mut Errors) {
+    let Some((address, bits)) = text.split_once('/') else { return cidr(text, path, errors) };
+    let trimmed = bits.trim_start_matches('0');
+    let zeros = has_leading_zeros(address) || bits.len() > 1 && bits != trimmed;
+    let (Ok(ip), Ok(length)) = (without_zeros(address).parse::<IpAddr>(), bits.parse::<u32>()) else {
+        return cidr(text, path, errors);
+    };
+    let (number, width) = match ip {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32),
+        IpAddr::V6(v6) => (v6.to_bits(), 128),
+    };
+    // Not signed, and no longer than an address.
+    if length > width || bits.starts_with('+') {
+        return cidr(text, path, errors);
+    }
+    let mapped = matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let beyond = 1_u128.checked_shl(width - length).map_or(u128::MAX, |end| end - 1);
+    let canonical = format!("{ip}/{length}");
+    if zeros {
+        errors.invalid(path, text, "must not have leading 0s in IP or prefix length");
+    } else if mapped {
+        errors.invalid(path, text, "must not have an IPv4-mapped IPv6 address");
+    } else if number & beyond != 0 {
+        errors.invalid(path, text, "must not have bits set beyond the prefix length");
+    } else if text != canonical {
+        errors.invalid(path, text, format!("must be in canonical form ({canonical:?})"));
+    }
+}
+
+/// Whether this would be an IPv4 address, were it not for zeros in front of its numbers.
+pub(in crate::kinds) fn has_leading_zeros(text: &str) -> bool {
+    text.parse::<IpAddr>().is_err() && without_zeros(text).parse::<IpAddr>().is_ok()
+}
+
+fn without_zeros(text: &str) -> String {
+    if text.contains(':') {
+        return text.to_owned();
+    }
+    let number = |part: &str| match part.trim_start_matches('0') {
+        "" if !part.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    text.split('.').map(number).collect::<Vec<_>>().join(".")
+}
+
 /// `example.com/some/path`.
 pub(in crate::kinds) fn domain_prefixed(text: &str, path: &Path, errors: &mut Errors) {
     if text.is_empty() {

@@ -29,13 +29,13 @@ fn node_ports(service: &Service) -> Vec<i32> {
 /// Creates as the registry does when the store accepts.
 fn create(allocator: &Allocator, spec: Value) -> Service {
     let mut new = service(spec);
-    allocator.prepare(&mut new, None).unwrap().commit();
+    allocator.prepare(&mut new, None).unwrap().commit(false);
     new
 }
 
 fn update(allocator: &Allocator, old: &Service, spec: Value) -> Service {
     let mut new = service(spec);
-    allocator.prepare(&mut new, Some(old)).unwrap().commit();
+    allocator.prepare(&mut new, Some(old)).unwrap().commit(false);
     new
 }
 
@@ -82,7 +82,7 @@ fn what_is_asked_for_is_granted_once() {
          10.96.0.77: provided IP is already allocated, spec.ports[0].nodePort: Invalid value: 30080: provided port is \
          already allocated]"
     );
-    all.release(&first);
+    all.release(&first, false);
     create(&all, spec);
 }
 
@@ -118,7 +118,7 @@ fn promised_addresses_are_kept_for_their_services() {
         assert!(error.contains("provided IP is already allocated"), "{error}");
     }
     let mut api = named("kubernetes", json!({"clusterIP": "10.96.0.1"}));
-    all.prepare(&mut api, None).unwrap().commit();
+    all.prepare(&mut api, None).unwrap().commit(false);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn one_number_may_serve_two_protocols_of_one_service() {
         {"port": 53, "protocol": "TCP", "nodePort": 30053}, {"port": 53, "protocol": "UDP", "nodePort": 30053}]});
     let dns = create(&all, spec.clone());
     assert_eq!(node_ports(&dns), [30053, 30053]);
-    all.release(&dns);
+    all.release(&dns, false);
     create(&all, spec);
     // Also when the number is ours to choose.
     let chosen = create(
