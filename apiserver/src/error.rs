@@ -1,5 +1,9 @@
 //! What can go wrong with a request, and how a client is told: the one place that names HTTP status codes.
 
+use crate::{
+    handlers::respond,
+    request::negotiate::{Accepted, Encoding},
+};
 use api::field;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -25,6 +29,9 @@ pub enum ApiError {
     ApplyConflict { message: String, causes: Vec<(String, String)> },
     #[error("{}", invalid_message(group, kind, name, errors))]
     Invalid { group: String, kind: String, name: String, errors: field::Errors },
+    /// A configuration to be applied that does not fit its type: Kubernetes has no reason for it.
+    #[error("{0}")]
+    NotTyped(String),
     /// A patch that does not fit the object it is applied to.
     #[error("the server rejected our request due to an error in our request: {0}")]
     Unprocessable(String),
@@ -100,6 +107,11 @@ impl ApiError {
         self.parts().0
     }
 
+    /// The request's time is over.
+    pub fn timed_out() -> Self {
+        Self::Timeout("Timeout: request did not complete within the allotted timeout".to_owned())
+    }
+
     /// The `reason` of the Status: what client libraries branch on.
     pub fn reason(&self) -> &'static str {
         self.parts().1
@@ -132,6 +144,7 @@ impl ApiError {
                 (StatusCode::GATEWAY_TIMEOUT, "Timeout")
             }
             Self::BadGateway(_) => (StatusCode::BAD_GATEWAY, "BadGateway"),
+            Self::NotTyped(_) => (StatusCode::INTERNAL_SERVER_ERROR, ""),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
         }
     }
@@ -189,15 +202,20 @@ impl ApiError {
         if let Self::Expired { fresh: Some(token), .. } = self {
             metadata = json!({"continue": token});
         }
-        json!({
+        let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
             "message": self.to_string(), "reason": reason, "details": details, "code": code.as_u16(),
-        })
+        });
+        if let (true, Some(status)) = (reason.is_empty(), status.as_object_mut()) {
+            status.retain(|name, _| !matches!(name.as_str(), "reason" | "details"));
+        }
+        status
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    /// The answer, in the encoding that the client asked for.
+    pub fn answer(self, encoding: Encoding) -> Response {
         let code = self.code();
         // The end of an error's way. Our own faults are logged louder, with their request, by the router.
         tracing::debug!(error = %self, code = code.as_u16(), "a request was refused");
@@ -207,12 +225,18 @@ impl IntoResponse for ApiError {
             Self::TooLargeResourceVersion { .. } => Some(1),
             _ => None,
         };
-        let mut response =
-            (code, [(header::CONTENT_TYPE, "application/json")], self.status().to_string()).into_response();
+        let accepted = Accepted { encoding, ..Accepted::default() };
+        let mut response = respond::json(accepted, code, self.status().to_string().into());
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.answer(Encoding::Json)
     }
 }
 

@@ -11,11 +11,14 @@ use crate::{
     error::{ApiError, Result},
 };
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
@@ -87,7 +90,7 @@ pub struct State {
 struct Track {
     lane: Lane,
     size: usize,
-    places: Semaphore,
+    places: Arc<Semaphore>,
     waiting: AtomicUsize,
     refused: AtomicU64,
 }
@@ -119,7 +122,7 @@ impl Lanes {
         let track = |lane, size| Track {
             lane,
             size,
-            places: Semaphore::new(size),
+            places: Arc::new(Semaphore::new(size)),
             waiting: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
         };
@@ -135,13 +138,13 @@ impl Lanes {
     ///
     /// # Errors
     /// 429 when the queue is full or the time is over.
-    pub async fn enter(&self, lane: Lane) -> Result<SemaphorePermit<'_>> {
+    pub async fn enter(&self, lane: Lane) -> Result<OwnedSemaphorePermit> {
         let track = &self.tracks[lane as usize];
-        if let Ok(place) = track.places.try_acquire() {
+        if let Ok(place) = track.places.clone().try_acquire_owned() {
             return Ok(place);
         }
         if let Some(_waiting) = Waiting::enter(&track.waiting, self.bounds.queue)
-            && let Ok(Ok(place)) = timeout(self.bounds.wait, track.places.acquire()).await
+            && let Ok(Ok(place)) = timeout(self.bounds.wait, track.places.clone().acquire_owned()).await
         {
             return Ok(place);
         }

@@ -17,6 +17,7 @@ use axum::extract::Request;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::sync::Arc;
+use tokio::time::{Instant, timeout_at};
 
 /// A request that was let in: what it is about, who makes it, and the request itself, untouched, so that a handler
 /// that joins streams still finds its body and its upgrade.
@@ -25,6 +26,8 @@ pub struct Incoming {
     pub user: Arc<User>,
     pub query: Query,
     pub request: Request,
+    /// When the request's time is over.
+    pub until: Instant,
 }
 
 impl Incoming {
@@ -40,7 +43,8 @@ impl Incoming {
     /// The whole body; taken out of the request.
     ///
     /// # Errors
-    /// 413 for more than `limit` bytes: told before the first byte is read if the client says how many there are.
+    /// 413 for more than `limit` bytes: told before the first byte is read if the client says how many there are. 504 for a
+    /// client that has not sent all when the request's time is over: nobody else would end the wait for it.
     pub async fn body(&mut self, limit: usize) -> Result<Bytes> {
         let too_large = || ApiError::TooLarge(format!("Request entity too large: limit is {limit}"));
         let announced = self.header(http::header::CONTENT_LENGTH).and_then(|v| v.parse::<u64>().ok());
@@ -48,10 +52,11 @@ impl Incoming {
             return Err(too_large());
         }
         let body = std::mem::take(self.request.body_mut());
-        match Limited::new(body, limit).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
-            Err(e) => Err(ApiError::BadRequest(format!("the body could not be read: {e}"))),
+        match timeout_at(self.until, Limited::new(body, limit).collect()).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(e)) if e.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
+            Ok(Err(e)) => Err(ApiError::BadRequest(format!("the body could not be read: {e}"))),
+            Err(_) => Err(ApiError::timed_out()),
         }
     }
 }

@@ -20,11 +20,11 @@ use crate::{
     kinds::{AnyKind, Subresource},
     lanes::Lane,
     metrics::{Label, Running},
-    request::{Incoming, Query, RequestInfo},
+    request::{Incoming, Query, RequestInfo, negotiate},
     state::App,
 };
 use api::guard::{self, Panicked};
-use axum::{body::Body, extract::Request, response::IntoResponse, response::Response};
+use axum::{body::Body, extract::Request, response::Response};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderValue, header};
@@ -75,6 +75,7 @@ async fn serve(app: App, request: Request) -> std::result::Result<Response, Infa
     // What is known of the user when the request ends, wherever it ends; kept only if somebody wants to know.
     let identity = (record.is_some() || tracing::enabled!(tracing::Level::DEBUG)).then(Mutex::default);
     let notes = record.is_some().then(audit::Notes::default);
+    let encoding = negotiate::of_refusal(request.headers());
     let handled = match RequestInfo::parse(request.method(), request.uri()) {
         Ok(info) => {
             (label, long) = (label_of(&app, &info), info.is_long_running());
@@ -93,7 +94,7 @@ async fn serve(app: App, request: Request) -> std::result::Result<Response, Infa
             // Our own fault needs a person, who needs to know what was asked for.
             tracing::error!(request.id = %id, %method, path, %error, "a request failed");
         }
-        span.in_scope(|| error.into_response())
+        span.in_scope(|| error.answer(encoding))
     });
     let failed = failure.is_some();
     let code = response.status().as_u16();
@@ -210,7 +211,7 @@ async fn handle(
         // Boxed, like all that few requests need: what this function holds is moved for each.
         Box::pin(node::confine(&app.registry, &user, &(&info).into())).await?;
     }
-    let _place = match peer {
+    let place = match peer {
         Peer::Internal(_) => None,
         Peer::Tls { .. } if long || info.is_health() => None,
         Peer::Tls { .. } => Some(app.lanes.enter(Lane::of(&user, info.verb)).await?),
@@ -218,17 +219,24 @@ async fn handle(
     let query = Query::of(request.uri());
     let limit = deadline(&query, app.limits.request)?;
     // Boxed: it goes through several futures, each of which would hold it twice.
-    let incoming = Box::new(Incoming { info, user, query, request });
+    let until = tokio::time::Instant::now() + limit;
+    let incoming = Box::new(Incoming { info, user, query, request, until });
     if long {
         return dispatch(app, incoming).await;
     }
     let writes = incoming.info.is_resource && !matches!(incoming.info.verb, "get" | "list");
     let work = async {
+        let place = place;
         if !writes {
             return dispatch(app, incoming).await;
         }
         let task_app = app.clone();
-        let task = async move { dispatch(&task_app, incoming).await }.in_current_span();
+        // The place is the task's: else clients that go away at once could have any number of writes under way.
+        let task = async move {
+            let _place = place;
+            dispatch(&task_app, incoming).await
+        }
+        .in_current_span();
         match app.tasks.spawn(audit::carried(guard::caught(task))).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(panic)) => Err(panicked(panic)),
@@ -237,9 +245,7 @@ async fn handle(
     };
     match tokio::time::timeout(limit, work).await {
         Ok(answer) => answer,
-        Err(_) => {
-            Err(ApiError::Timeout("Timeout: request did not complete within the allotted timeout".to_owned()))
-        }
+        Err(_) => Err(ApiError::timed_out()),
     }
 }
 

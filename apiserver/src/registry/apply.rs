@@ -30,7 +30,8 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// way (`cpu: 1`) are no conflict when nothing would change. Kubernetes compares before and reports some.
 ///
 /// # Errors
-/// 400 for a configuration that is not one of this kind; [`ApiError::ApplyConflict`] with every conflict.
+/// 400 for a configuration that is not one of this kind, [`ApiError::NotTyped`] if it does not fit the kind's types;
+/// [`ApiError::ApplyConflict`] with every conflict.
 pub fn apply(
     kind: &dyn AnyKind,
     live: Option<&Value>,
@@ -104,28 +105,39 @@ pub fn apply(
     Ok(wanted)
 }
 
-/// Refuses what is not a configuration of this kind.
+/// Refuses what is not a configuration of this kind. What its types do not have is no `BadRequest` in Kubernetes, whatever
+/// `fieldValidation` says.
 fn check(kind: &dyn AnyKind, config: &Value, merge: Merge<'_>) -> Result<()> {
     let r = kind.resource();
     let bad = |text: String| Err(ApiError::BadRequest(text));
-    if !config.is_object() {
-        return bad("error decoding YAML: the configuration must be an object".to_owned());
-    }
-    let version = config["apiVersion"].as_str().unwrap_or_default();
-    if version != r.api_version() {
+    let sort = match config {
+        Value::Object(_) | Value::Null => None,
+        Value::Array(_) => Some("array"),
+        Value::String(_) => Some("string"),
+        Value::Number(_) => Some("number"),
+        Value::Bool(_) => Some("bool"),
+    };
+    if let Some(sort) = sort {
         return bad(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {}",
-            r.api_version()
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {sort} into Go value \
+             of type map[string]interface {{}}"
         ));
     }
-    if !config["metadata"]["managedFields"].is_null() {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (version, named) = (text(&config["apiVersion"]), text(&config["kind"]));
+    if version != r.api_version() || named != r.kind {
+        return bad(format!("invalid object type: {}", qualified(&version, &named)));
+    }
+    let meta = &config["metadata"];
+    if !meta["managedFields"].is_null() {
         return bad("metadata.managedFields must be nil".to_owned());
     }
     let faults = match kind.decode(config.clone()) {
         Err(why) => vec![why],
         Ok(decoded) => {
             let unknown = decoded.unknown.iter().map(|path| format!(".{path}: field not declared in schema"));
-            unknown.chain(walk::check(config, merge)).collect()
+            // The keys of our own kinds' lists default to nothing: validation says that they are missing.
+            unknown.chain(walk::check(config, merge, kind.custom().is_some())).collect()
         }
     };
     let faults = match faults.as_slice() {
@@ -133,13 +145,18 @@ fn check(kind: &dyn AnyKind, config: &Value, merge: Merge<'_>) -> Result<()> {
         [one] => one.clone(),
         many => many.iter().fold("errors:".to_owned(), |text, fault| format!("{text}\n  {fault}")),
     };
-    let text = |key: &str| config["metadata"][key].as_str().unwrap_or_default();
-    let gvk = format!("{}, Kind={}", r.api_version(), r.kind);
-    bad(format!(
-        "failed to create typed patch object ({}/{}; {gvk}): {faults}",
-        text("namespace"),
-        text("name")
-    ))
+    Err(ApiError::NotTyped(format!(
+        "failed to create typed patch object ({}/{}; {}): {faults}",
+        text(&meta["namespace"]),
+        text(&meta["name"]),
+        qualified(&version, &named)
+    )))
+}
+
+/// As Kubernetes prints a type: `apps/v1, Kind=Deployment`; `/v1, Kind=Pod`.
+fn qualified(version: &str, kind: &str) -> String {
+    let slash = if version.contains('/') { "" } else { "/" };
+    format!("{slash}{version}, Kind={kind}")
 }
 
 /// Takes out of a configuration what its endpoint cannot write.

@@ -53,6 +53,11 @@ impl Accepted {
     }
 }
 
+/// How a refusal is written: as the client wants its answers, and in JSON for one that wants nothing that there is.
+pub fn of_refusal(headers: &HeaderMap) -> Encoding {
+    form(headers, Include::default(), false).map(|(_, encoding)| encoding).unwrap_or_default()
+}
+
 /// The form and its encoding.
 fn form(headers: &HeaderMap, include: Include, stream: bool) -> Result<(Form, Encoding)> {
     let mut ranges: Vec<(f32, Option<(Form, Encoding)>)> = Vec::new();
@@ -193,6 +198,7 @@ mod tests {
                 let accepted = Accepted::of(&headers, &query, stream);
                 assert_eq!(accepted.ok().map(|a| a.encoding), expected, "{accept} {stream}");
             }
+            assert_eq!(Some(of_refusal(&headers)), expected, "{accept}");
         }
     }
 

@@ -28,8 +28,10 @@ impl Sender {
     fn send(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> bool {
         let headers = [("content-type", content_type)];
         let answer = self.runtime.block_on(self.server.call(method, path, body.to_vec(), &headers));
-        // 504: a busy machine did not come to an end in time; that is no fault of the parser's.
-        let ours = answer.code.is_server_error() && answer.code != StatusCode::GATEWAY_TIMEOUT;
+        // 504: a busy machine did not come to an end in time; that is no fault of the parser's. What is applied and does not
+        // fit its type is told as Kubernetes does, without a reason.
+        let not_typed = answer.text().contains("\"message\":\"failed to create typed patch object (");
+        let ours = answer.code.is_server_error() && answer.code != StatusCode::GATEWAY_TIMEOUT && !not_typed;
         assert!(!ours, "{} {}", answer.code, answer.text());
         answer.code.is_success()
     }
@@ -266,6 +268,8 @@ fn fuzz_definitions() {
     for content_type in ["application/json", "application/yaml"] {
         fuzz(200, &[text.as_bytes()], |input| sender.send("POST", path, content_type, input));
     }
+    let bytes = crate::protobuf::object(text.as_bytes()).unwrap();
+    fuzz(200, &[&bytes], |input| sender.send("POST", path, crate::protobuf::MEDIA, input));
     let paths: [&[u8]; 3] =
         [b".spec.replicas", b".status.conditions[?(@.type==\"Ready\")].status", b"{$.a['b.c'][0][*]}"];
     let object = json!({"spec": {"replicas": 1}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}, "a": {"b.c": [1]}});
@@ -313,7 +317,7 @@ fn fuzz_bodies_of_subresources() {
         (
             "POST",
             format!("{PODS}/p/binding?dryRun=All"),
-            r#"{"metadata":{"name":"p"},"target":{"kind":"Node","name":"n"}}"#,
+            r#"{"apiVersion":"v1","kind":"Binding","metadata":{"name":"p"},"target":{"kind":"Node","name":"n"}}"#,
         ),
         (
             "PUT",
@@ -334,11 +338,19 @@ fn fuzz_bodies_of_subresources() {
         (
             "POST",
             "/apis/authentication.k8s.io/v1/tokenreviews".to_owned(),
-            r#"{"spec":{"token":"a.b.c","audiences":["x"]}}"#,
+            r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"a.b.c","audiences":["x"]}}"#,
         ),
     ] {
-        let content_type =
-            if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        fuzz(60, &[body.as_bytes()], |input| sender.send(method, &path, content_type, input));
+        let content_types: &[&str] = match method {
+            "PATCH" => &["application/merge-patch+json"],
+            _ => &["application/json", "application/yaml"],
+        };
+        for content_type in content_types {
+            fuzz(60, &[body.as_bytes()], |input| sender.send(method, &path, content_type, input));
+        }
+        // What names no kind has no form in protobuf.
+        if let Some(bytes) = crate::protobuf::object(body.as_bytes()).filter(|_| method != "PATCH") {
+            fuzz(60, &[&bytes], |input| sender.send(method, &path, crate::protobuf::MEDIA, input));
+        }
     }
 }

@@ -229,3 +229,82 @@ async fn readiness_waits_for_every_latch() {
     assert_eq!(server.get("/readyz").await.code, 500);
     assert_eq!(server.get("/livez").await.code, 200);
 }
+
+/// Errors come in the form that answers would have.
+#[tokio::test]
+async fn refusals_are_written_as_the_client_reads() {
+    let server = Server::new();
+    let path = format!("{MAPS}/none");
+    let ask = async |accept: &str| server.call("GET", &path, Body::empty(), &[("accept", accept)]).await;
+    let yaml = ask("application/yaml").await;
+    assert_eq!(yaml.code, 404);
+    assert_eq!(yaml.headers["content-type"], "application/yaml");
+    assert_eq!(
+        yaml.text(),
+        "apiVersion: v1\ncode: 404\ndetails:\n  kind: configmaps\n  name: none\nkind: Status\nmessage: configmaps \
+         \"none\" not found\nmetadata: {}\nreason: NotFound\nstatus: Failure\n"
+    );
+    let media = crate::protobuf::MEDIA;
+    let protobuf = ask(media).await;
+    assert_eq!(protobuf.code, 404);
+    assert_eq!(protobuf.headers["content-type"], media);
+    let status = crate::protobuf::parse(&protobuf.bytes).unwrap();
+    assert_eq!(status["message"], "configmaps \"none\" not found");
+    assert_eq!((&status["kind"], &status["code"]), (&json!("Status"), &json!(404)));
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    for accept in ["application/json", "*/*", table] {
+        let json = ask(accept).await;
+        assert_eq!(json.headers["content-type"], "application/json", "{accept}");
+        json.refused(404, "NotFound", "not found");
+    }
+    // Who is told that nothing can be given is told so in JSON.
+    ask("text/html").await.refused(406, "NotAcceptable", "");
+}
+
+/// A server as clients from outside meet it, with one place in each lane, and no queue.
+fn narrow(limits: Limits) -> Server {
+    let lanes = crate::lanes::Bounds { reading: 1, mutating: 1, system: 0, queue: 0, wait: Duration::ZERO };
+    let mut server = Server::with(Limits { lanes, ..limits }, storage::Limits::default());
+    let subject = Some(("admin".to_owned(), vec!["system:masters".to_owned()]));
+    let peer = Peer::tls(subject, "127.0.0.1:1".parse().unwrap());
+    server.router = WithPeer::new(crate::router::router(server.app.clone()), peer);
+    server
+}
+
+/// Waits until so many writes have a place.
+async fn writing(server: &Server, served: usize) {
+    let reached = async {
+        while server.app.lanes.states()[1].served != served {
+            tokio::task::yield_now().await;
+        }
+    };
+    let states = || server.app.lanes.states();
+    tokio::time::timeout(Duration::from_secs(30), reached).await.unwrap_or_else(|_| panic!("{:?}", states()));
+}
+
+#[tokio::test]
+async fn who_goes_away_keeps_the_place_until_the_write_has_ended() {
+    let server = narrow(Limits::default());
+    let (sender, body) = futures::channel::mpsc::unbounded::<io::Result<String>>();
+    {
+        let write = server.call("POST", MAPS, Body::from_stream(body), &[]);
+        tokio::select! {
+            _ = write => panic!("answered before the body was there"),
+            () = writing(&server, 1) => {}
+        }
+    }
+    // The client is gone; its write is not.
+    server.post(MAPS, &map("a", &json!({}))).await.refused(429, "TooManyRequests", "");
+    drop(sender);
+    writing(&server, 0).await;
+    server.create(MAPS, &map("a", &json!({}))).await;
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_not_waited_for_longer_than_its_request() {
+    let server = narrow(Limits { request: Duration::from_millis(50), ..Limits::default() });
+    let (_sender, body) = futures::channel::mpsc::unbounded::<io::Result<String>>();
+    let answer = server.call("POST", MAPS, Body::from_stream(body), &[]).await;
+    answer.refused(504, "Timeout", "request did not complete within the allotted timeout");
+    writing(&server, 0).await;
+}

@@ -257,25 +257,27 @@ fn compare_at(
     }
 }
 
-/// Finds what an applied configuration may not have: elements without their keys, and the same element twice.
-pub fn check(value: &Value, merge: Merge<'_>) -> Vec<String> {
+/// Finds what an applied configuration may not have: the same element twice and, where `keys` are asked for, elements
+/// without theirs.
+pub fn check(value: &Value, merge: Merge<'_>, keys: bool) -> Vec<String> {
     let mut faults = Vec::new();
-    check_at(value, merge, "", &mut faults);
+    check_at(value, merge, keys, "", &mut faults);
     faults
 }
 
-fn check_at(value: &Value, merge: Merge<'_>, path: &str, faults: &mut Vec<String>) {
+fn check_at(value: &Value, merge: Merge<'_>, keys: bool, path: &str, faults: &mut Vec<String>) {
     match (merge, value) {
         (_, Value::Object(map)) if merge.splits_objects() => {
             for (key, value) in map {
-                check_at(value, merge.member(key), &format!("{path}.{key}"), faults);
+                check_at(value, merge.member(key), keys, &format!("{path}.{key}"), faults);
             }
         }
         (_, Value::Array(list)) if merge.splits_lists() => {
             let mut seen = Set::default();
             for (i, item) in list.iter().enumerate() {
                 match merge.step(item) {
-                    Err(fault) => faults.push(format!("{path}: element {i}: {fault}")),
+                    Err(fault) if keys => faults.push(format!("{path}: element {i}: {fault}")),
+                    Err(_) => {}
                     Ok(step) => {
                         let mut one = Set::default();
                         one.insert(&[&step]);
@@ -283,7 +285,7 @@ fn check_at(value: &Value, merge: Merge<'_>, path: &str, faults: &mut Vec<String
                         if seen.get(&step).is_some() {
                             faults.push(format!("{path}: duplicate entries for key {printed}"));
                         }
-                        check_at(item, merge.element(), &format!("{path}{printed}"), faults);
+                        check_at(item, merge.element(), keys, &format!("{path}{printed}"), faults);
                         seen.insert(&[step]);
                     }
                 }
