@@ -207,16 +207,37 @@ impl Errors {
 }
 
 fn show(value: &impl serde::Serialize) -> String {
-    let mut text = serde_json::to_string(value).unwrap_or_else(|_| "<unprintable>".to_owned());
-    if text.len() > MAX_SHOWN {
-        let mut end = MAX_SHOWN;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push_str("...");
+    let mut shown = Shown(Vec::new());
+    let written = serde_json::to_writer(&mut shown, value);
+    let cut = shown.0.len() > MAX_SHOWN;
+    if written.is_err() && !cut {
+        return "<unprintable>".to_owned();
     }
-    text
+    let mut end = shown.0.len().min(MAX_SHOWN);
+    // Not in the middle of a character.
+    while cut && end > 0 && shown.0[end] & 0xc0 == 0x80 {
+        end -= 1;
+    }
+    let text = String::from_utf8_lossy(&shown.0[..end]);
+    if cut { format!("{text}...") } else { text.into_owned() }
+}
+
+/// The beginning of what is written: a value may be all of a body, and be shown with each of a thousand faults.
+struct Shown(Vec<u8>);
+
+impl std::io::Write for Shown {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() > MAX_SHOWN {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        // One byte more than is shown tells that there is more.
+        let room = (MAX_SHOWN + 1 - self.0.len()).min(bytes.len());
+        self.0.extend_from_slice(&bytes[..room]);
+        Ok(room)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Admission by expressions: ValidatingAdmissionPolicy, MutatingAdmissionPolicy and their bindings. Stored and served;
 //! nothing evaluates them yet, and a warning says so.
 
-use super::shared::{cells, label_selector, pod_spec};
+use super::shared::{cells, label_selector, pod_spec, repeats};
 use super::webhooks::validate_conditions;
 use super::{Column, Kind, Subresource};
 use api::field::{Errors, Path};
@@ -352,9 +352,10 @@ impl Kind for ValidatingBindings {
         if actions.is_empty() {
             errors.required(&path, "at least one validation action is required");
         }
-        for (i, action) in actions.iter().enumerate() {
+        let repeated = repeats(actions);
+        for (i, (action, again)) in actions.iter().zip(repeated).enumerate() {
             pod_spec::enumerated(Some(action), &["Audit", "Deny", "Warn"], &path.index(i), &mut errors);
-            if actions[..i].contains(action) {
+            if again {
                 errors.duplicate(&path.index(i), action);
             }
         }

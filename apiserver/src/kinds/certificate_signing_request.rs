@@ -219,7 +219,8 @@ fn read(pem: &[u8]) -> Result<(), &'static str> {
 
 fn validate_conditions(object: &CertificateSigningRequest, errors: &mut Errors) {
     let (path, all) = (Path::new("status").child("conditions"), conditions(object));
-    for (i, condition) in all.iter().enumerate() {
+    let repeated = repeats(all.iter().map(|c| c.type_.as_str()));
+    for (i, (condition, again)) in all.iter().zip(repeated).enumerate() {
         let path = path.index(i);
         if condition.type_.is_empty() {
             errors.required(&path.child("type"), "");
@@ -234,7 +235,7 @@ fn validate_conditions(object: &CertificateSigningRequest, errors: &mut Errors) 
             status if allowed.contains(&status) => {}
             other => errors.not_supported(&path.child("status"), other, allowed),
         }
-        if all[..i].iter().any(|c| c.type_ == condition.type_) {
+        if again {
             errors.duplicate(&path.child("type"), &condition.type_);
         }
     }

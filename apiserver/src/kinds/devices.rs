@@ -11,6 +11,7 @@ use k8s_openapi::api::resource::v1::{
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 /// Kubernetes' limits: what a scheduler can look through.
 const SELECTORS_MAX: usize = 32;
@@ -127,11 +128,12 @@ fn validate_claim(claim: Option<&DeviceClaim>, path: &Path, errors: &mut Errors)
             (None, true) => {}
         }
     }
+    let names: HashSet<&str> = requests.iter().map(|r| r.name.as_str()).collect();
     for (i, constraint) in claim.constraints.iter().flatten().enumerate() {
         let path = path.child("constraints").index(i).child("requests");
         for (i, name) in constraint.requests.iter().flatten().enumerate() {
             let main = name.split_once('/').map_or(name.as_str(), |(main, _)| main);
-            if !requests.iter().any(|r| r.name == main) {
+            if !names.contains(main) {
                 errors.invalid(&path.index(i), name, "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'");
             }
         }

@@ -1,12 +1,12 @@
 //! RuntimeClass: how the containers of a pod are run. Stored and served; every pod runs on Docker's own runtime.
 
-use super::shared::{cells, object_meta, pod_spec};
+use super::shared::{cells, object_meta, pod_spec, repeats};
 use super::{Column, Kind};
 use api::field::{Errors, Path};
 use api::names;
 use api::quantity;
 use jiff::Timestamp;
-use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::{core::v1::Toleration, node::v1::RuntimeClass};
 use serde_json::Value;
 
 pub(super) struct RuntimeClasses;
@@ -39,10 +39,14 @@ impl Kind for RuntimeClasses {
             let tolerations = scheduling.tolerations.as_deref().unwrap_or_default();
             let path = path.child("tolerations");
             pod_spec::validate_tolerations(tolerations, &path, &mut errors);
-            for (i, toleration) in tolerations.iter().enumerate() {
-                if tolerations[..i].contains(toleration) {
-                    errors.duplicate(&path.index(i), toleration);
-                }
+            let parts = |t: &Toleration| {
+                (t.key.clone(), t.operator.clone(), t.value.clone(), t.effect.clone(), t.toleration_seconds)
+            };
+            let repeated = repeats(tolerations.iter().map(parts));
+            for (i, (toleration, _)) in
+                tolerations.iter().zip(repeated).enumerate().filter(|(_, (_, again))| *again)
+            {
+                errors.duplicate(&path.index(i), toleration);
             }
         }
         errors

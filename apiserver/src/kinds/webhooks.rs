@@ -12,6 +12,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde_json::Value;
+use std::collections::HashSet;
 
 const TIMEOUT_SECONDS: i32 = 10;
 const TIMEOUT_RANGE: std::ops::RangeInclusive<i32> = 1..=30;
@@ -179,14 +180,13 @@ fn row(meta: &ObjectMeta, hooks: usize, now: Timestamp) -> Vec<Value> {
 }
 
 fn validate<'a>(hooks: impl Iterator<Item = Hook<'a>>) -> Errors {
-    let (mut errors, mut names) = (Errors::default(), Vec::new());
+    let (mut errors, mut names) = (Errors::default(), HashSet::new());
     for (i, hook) in hooks.enumerate() {
         let path = Path::new("webhooks").index(i);
         validate_hook(&hook, &path, &mut errors);
-        if names.contains(&hook.name) {
+        if !names.insert(hook.name) {
             errors.duplicate(&path.child("name"), hook.name);
         }
-        names.push(hook.name);
     }
     errors
 }

@@ -447,4 +447,31 @@ async fn what_is_said_of_a_body_is_bounded_and_so_is_the_time_it_takes() {
     let mut crowded = pod("crowded");
     crowded["spec"]["containers"][0]["env"] = (0..MANY).map(|n| json!({"name": format!("V{n}")})).collect();
     server.post(&format!("{PODS}?dryRun=All"), &crowded).await.expect(201);
+
+    let tolerations: Vec<Value> =
+        (0..60_000).map(|n| json!({"key": format!("k{n}"), "operator": "Exists"})).collect();
+    let class =
+        json!({"metadata": {"name": "a"}, "handler": "h", "scheduling": {"tolerations": tolerations}});
+    server.post("/apis/node.k8s.io/v1/runtimeclasses?dryRun=All", &class).await.expect(201);
+
+    let mut tolerant = pod("tolerant");
+    tolerant["spec"]["tolerations"] = json!(tolerations[..30_000]);
+    let mut tolerant = server.create(PODS, &tolerant).await;
+    tolerant["spec"]["tolerations"].as_array_mut().unwrap().push(json!({"operator": "Exists"}));
+    server.put(&format!("{PODS}/tolerant"), &tolerant).await.expect(200);
+
+    let actions: Vec<String> = (0..MANY).map(|n| n.to_string()).collect();
+    let binding =
+        json!({"metadata": {"name": "a"}, "spec": {"policyName": "p", "validationActions": actions}});
+    let bindings = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings";
+    server.post(bindings, &binding).await.refused(422, "Invalid", "validationActions[0]: Unsupported value");
+
+    let mut definition = custom::definition();
+    let spec = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": actions,
+                      "items": {"type": "object", "required": actions}});
+    let schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    *definition.pointer_mut(schema).unwrap() = spec;
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let message = "entries must all be names of item properties";
+    server.post(definitions, &definition).await.refused(422, "Invalid", message);
 }

@@ -1,9 +1,13 @@
 //! What OpenAPI knows and a definition may not say, and what the extensions demand of one another.
 
 use super::{is, list, members, text};
-use crate::custom::{prune, rules};
+use crate::{
+    custom::{prune, rules},
+    kinds::shared::repeats,
+};
 use api::field::{Errors, Path};
 use serde_json::Value;
+use std::collections::HashSet;
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 /// Members of a schema that exist in JSON Schema but not here.
@@ -167,9 +171,10 @@ fn list_and_map_types(schema: &Value, path: &Path, errors: &mut Errors) {
         let detail = "must be object if parent array's x-kubernetes-list-type is map";
         return errors.invalid(&items_path.child("type"), text(items, "type"), detail);
     }
-    for (i, key) in keys.iter().enumerate() {
+    let required: HashSet<&str> = list(items, "required").iter().filter_map(Value::as_str).collect();
+    for (key, again) in keys.iter().zip(repeats(&keys)) {
         let (property, at) = (&items["properties"][*key], items_path.child("properties").key(key));
-        if keys[..i].contains(key) {
+        if again {
             errors.invalid(&keys_path, &keys, "must not contain duplicate entries");
         }
         if !property.is_object() {
@@ -180,8 +185,7 @@ fn list_and_map_types(schema: &Value, path: &Path, errors: &mut Errors) {
             let detail = "must be a scalar type if parent array's x-kubernetes-list-type is map";
             errors.invalid(&at.child("type"), text(items, "type"), detail);
         }
-        let required = list(items, "required").iter().any(|r| r == key);
-        if !required && property.get("default").is_none_or(Value::is_null) {
+        if !required.contains(key) && property.get("default").is_none_or(Value::is_null) {
             let detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required \
                           property";
             errors.required(&at.child("default"), detail);

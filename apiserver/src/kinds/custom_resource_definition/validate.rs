@@ -1,6 +1,9 @@
 //! What a definition may say. Its schemas are judged by `crate::custom::structural`.
 
-use crate::custom::{JsonPath, Schema, schema::Type, structural};
+use crate::{
+    custom::{JsonPath, Schema, schema::Type, structural},
+    kinds::shared::repeats,
+};
 use api::{
     field::{Errors, Path},
     names,
@@ -10,7 +13,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinitionNames, CustomResourceDefinitionVersion, CustomResourceSubresourceScale,
 };
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 const APPROVED: &str = "api-approved.kubernetes.io";
 const COLUMN_TYPES: &str = "boolean,date,integer,number,string";
@@ -95,22 +98,24 @@ fn spec_of(
         errors.invalid(&path.child("preserveUnknownFields"), true, detail);
     }
     let versions = path.child("versions");
-    let mut seen = HashSet::new();
+    if repeats(spec.versions.iter().map(|v| &v.name)).contains(&true) {
+        errors.invalid(&versions, &spec.versions, "must contain unique version names");
+    }
+    let mut known: HashMap<&str, &CustomResourceDefinitionVersion> = HashMap::new();
+    for version in old.iter().flat_map(|o| &o.spec.versions) {
+        known.insert(&version.name, version);
+    }
     for (i, version) in spec.versions.iter().enumerate() {
         let path = versions.index(i);
-        if !seen.insert(version.name.as_str()) {
-            errors.invalid(&versions, &spec.versions, "must contain unique version names");
-        }
         if let faults @ [_, ..] = names::dns1035_label(&version.name).as_slice() {
             errors.invalid(&path.child("name"), &version.name, faults.join(","));
         }
         // What was accepted once is not judged anew.
-        let same = |o: &CustomResourceDefinition| {
-            o.spec.versions.iter().any(|o| {
-                o.name == version.name && o.schema == version.schema && o.subresources == version.subresources
-            })
+        let same = |o: &&&CustomResourceDefinitionVersion| {
+            o.schema == version.schema && o.subresources == version.subresources
         };
-        check_version(version, old.is_some_and(same), &path, errors);
+        let accepted = known.get(version.name.as_str()).filter(same).is_some();
+        check_version(version, accepted, &path, errors);
     }
     if spec.versions.iter().filter(|v| v.storage).count() != 1 {
         let detail = "must have exactly one version marked as storage version";
@@ -305,8 +310,9 @@ fn stored_versions(object: &CustomResourceDefinition, errors: &mut Errors) {
     if stored.is_empty() {
         return errors.invalid(&path, stored, "must have at least one stored version");
     }
+    let names: HashSet<&str> = object.spec.versions.iter().map(|v| v.name.as_str()).collect();
     for (i, name) in stored.iter().enumerate() {
-        if !object.spec.versions.iter().any(|v| v.name == *name) {
+        if !names.contains(name.as_str()) {
             let detail = format!(
                 "missing from spec.versions; {name} was previously a storage version, and must remain in \
                  spec.versions until a storage migration ensures no data remains persisted in {name} and removes \

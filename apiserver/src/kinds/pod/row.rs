@@ -5,6 +5,7 @@ use api::{age, conditions};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodSpec, PodStatus};
 use serde_json::Value;
+use std::collections::HashSet;
 
 pub(super) fn row(pod: &Pod, now: Timestamp) -> Vec<Value> {
     let none = (PodSpec::default(), PodStatus::default());
@@ -81,7 +82,8 @@ impl Summary {
         let held = status.conditions.as_deref().unwrap_or_default();
         let phase = status.phase.as_deref().unwrap_or("");
         let init = spec.init_containers.as_deref().unwrap_or_default();
-        let sidecar = |name: &str| init.iter().any(|c| c.name == name && api::pod::is_sidecar(c));
+        let sidecars: HashSet<&str> =
+            init.iter().filter(|c| api::pod::is_sidecar(c)).map(|c| c.name.as_str()).collect();
         let mut this = Self {
             reason: cells::text_or(status.reason.as_ref(), phase).to_owned(),
             ready: 0,
@@ -98,7 +100,7 @@ impl Summary {
         let (mut initializing, mut of_sidecars) = (false, Restarts::default());
         for (i, container) in status.init_container_statuses.iter().flatten().enumerate() {
             this.restarts.add(container);
-            let sidecar = sidecar(&container.name);
+            let sidecar = sidecars.contains(container.name.as_str());
             if sidecar {
                 of_sidecars.add(container);
             }

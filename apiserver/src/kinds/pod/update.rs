@@ -4,6 +4,7 @@ use crate::kinds::shared::{diff::diff, object_meta, pod_spec};
 use api::field::{Errors, Path};
 use api::names;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, Toleration};
+use std::collections::{HashMap, HashSet};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
                          `spec.tolerations` (only additions to existing tolerations),\
@@ -121,11 +122,11 @@ fn validate_deadline(new: &PodSpec, old: &PodSpec, path: &Path, errors: &mut Err
 }
 
 fn only_added(new: &[Toleration], old: &[Toleration], path: &Path, errors: &mut Errors) {
-    let same = |a: &Toleration, b: &Toleration| {
-        let a = Toleration { toleration_seconds: None, ..a.clone() };
-        a == Toleration { toleration_seconds: None, ..b.clone() }
-    };
-    if old.iter().all(|old| new.iter().any(|new| same(new, old))) {
+    fn fixed(t: &Toleration) -> [Option<&str>; 4] {
+        [&t.key, &t.operator, &t.value, &t.effect].map(Option::as_deref)
+    }
+    let all: HashSet<_> = new.iter().map(fixed).collect();
+    if old.iter().map(fixed).all(|old| all.contains(&old)) {
         pod_spec::validate_tolerations(new, path, errors);
     } else {
         errors.forbidden(path, "existing toleration can not be modified except its tolerationSeconds");
@@ -144,35 +145,38 @@ pub(super) fn validate_status(new: &Pod, old: &Pod) -> Errors {
     {
         errors.invalid_each(&path.child("nominatedNodeName"), node, names::dns_subdomain(node));
     }
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for (i, ip) in status.pod_ips.iter().flatten().enumerate() {
         let path = path.child("podIPs").index(i);
         crate::kinds::shared::network::ip(&ip.ip, &path, &mut errors);
-        if seen.contains(&&ip.ip) {
+        if !seen.insert(&ip.ip) {
             errors.duplicate(&path, ip);
         }
-        seen.push(&ip.ip);
     }
     let policy = old.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always");
     if policy == "Always" {
         return errors;
     }
-    let ended = |all: &[ContainerStatus], name: &str| {
-        all.iter().any(|c| c.name == name && c.state.as_ref().is_some_and(|s| s.terminated.is_some()))
-    };
+    let has_ended = |c: &ContainerStatus| c.state.as_ref().is_some_and(|s| s.terminated.is_some());
     let now = status.container_statuses.as_deref().unwrap_or_default();
+    let named: HashSet<&str> = now.iter().map(|c| c.name.as_str()).collect();
+    let ended: HashSet<&str> = now.iter().filter(|c| has_ended(c)).map(|c| c.name.as_str()).collect();
+    let mut policies: HashMap<&str, Option<&str>> = HashMap::new();
+    if let Some(spec) = &old.spec {
+        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+            policies.entry(&container.name).or_insert(container.restart_policy.as_deref());
+        }
+    }
     for (i, container) in before.container_statuses.iter().flatten().enumerate() {
         let Some(end) = container.state.as_ref().and_then(|s| s.terminated.as_ref()) else { continue };
-        let own = old
-            .spec
-            .as_ref()
-            .and_then(|s| api::pod::container(s, &container.name)?.restart_policy.as_deref());
+        let own = policies.get(container.name.as_str()).copied().flatten();
         let restarts = match own.unwrap_or(policy) {
             "Always" => true,
             "OnFailure" => end.exit_code != 0,
             _ => false,
         };
-        if !restarts && now.iter().any(|c| c.name == container.name) && !ended(now, &container.name) {
+        let name = container.name.as_str();
+        if !restarts && named.contains(name) && !ended.contains(name) {
             let path = path.child("containerStatuses").index(i).child("state");
             errors.forbidden(&path, "may not be transitioned to non-terminated state");
         }
