@@ -39,6 +39,8 @@ const MAX_FORWARDED: usize = 1024;
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 /// After one side of a joined stream has ended, for the rest of what the other still sends.
 const HALF_CLOSED_DEADLINE: Duration = Duration::from_secs(30);
+/// From our 101 until the client's connection is free for what comes after it: as long as it takes to write one head.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
 /// For each direction of a joined stream: a few TLS records.
 const COPY_BUFFER: usize = 32 << 10;
 /// Seconds after which a client that found all slots taken may come back.
@@ -172,8 +174,13 @@ impl Forwarder {
         let task = async move {
             let _permit = permit;
             let both = async {
-                let (client, backend) = tokio::try_join!(client, backend)?;
-                join(TokioIo::new(client), TokioIo::new(backend)).await;
+                match timeout(UPGRADE_DEADLINE, async { tokio::try_join!(client, backend) }).await {
+                    Ok(joined) => {
+                        let (client, backend) = joined?;
+                        join(TokioIo::new(client), TokioIo::new(backend)).await;
+                    }
+                    Err(_) => debug!("the connections were not upgraded in time"),
+                }
                 Ok::<(), hyper::Error>(())
             };
             tokio::select! {

@@ -6,6 +6,8 @@ use axum::{body::Body, extract::Request, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use tokio::time::timeout;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{handshake::derive_accept_key, protocol::Role},
@@ -15,6 +17,9 @@ const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-v
 pub(super) const ACCEPTED_PROTOCOLS: HeaderName =
     HeaderName::from_static("x-accepted-stream-protocol-versions");
 const SPDY: &str = "SPDY/3.1";
+
+/// From our 101 until the connection is free for what comes after it: as long as it takes to write one head.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -63,10 +68,14 @@ pub(super) struct Agreed<T> {
 
 /// The connection, once the answer is on its way; `None` if the client is gone by then.
 pub(super) async fn bytes(upgrade: OnUpgrade) -> Option<TokioIo<Upgraded>> {
-    match upgrade.await {
-        Ok(upgraded) => Some(TokioIo::new(upgraded)),
-        Err(error) => {
+    match timeout(UPGRADE_DEADLINE, upgrade).await {
+        Ok(Ok(upgraded)) => Some(TokioIo::new(upgraded)),
+        Ok(Err(error)) => {
             tracing::debug!(%error, "an upgrade did not come about");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("an upgrade did not come about in time");
             None
         }
     }
@@ -172,6 +181,45 @@ mod tests {
         for (pairs, expected) in cases {
             assert_eq!(wanted(&headers(pairs)), expected, "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn fuzz_upgrade_requests() {
+        let ours = [("v5.channel.k8s.io", 5), ("v4.channel.k8s.io", 4), ("", 0)];
+        let corpus: [&[u8]; 3] = [
+            b"connection: keep-alive, Upgrade\nupgrade: websocket\nsec-websocket-version: 13\n\
+              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\nsec-websocket-protocol: v6.channel.k8s.io, v5.channel.k8s.io",
+            b"connection: upgrade\nupgrade: SPDY/3.1\nx-stream-protocol-version: v4.channel.k8s.io\n\
+              x-stream-protocol-version: channel.k8s.io",
+            b"connection: upgrade\nconnection: close\nupgrade: h2c, websocket\nsec-websocket-key: x",
+        ];
+        api::fuzz::fuzz(5000, &corpus, |input| {
+            let mut request = Request::new(Body::empty());
+            for line in input.split(|b| *b == b'\n') {
+                let Some(at) = line.iter().position(|b| *b == b':') else { continue };
+                let name = HeaderName::from_bytes(line[..at].trim_ascii());
+                let value = HeaderValue::from_bytes(line[at + 1..].trim_ascii());
+                if let (Ok(name), Ok(value)) = (name, value) {
+                    request.headers_mut().append(name, value);
+                }
+            }
+            let agreed = match wanted(request.headers()) {
+                Some(Wanted::WebSocket) => websocket(&mut request, &ours),
+                Some(Wanted::Spdy) => spdy(&mut request, &ours[..2]),
+                None => return false,
+            };
+            match agreed {
+                Ok(agreed) => {
+                    assert_eq!(agreed.response.status(), StatusCode::SWITCHING_PROTOCOLS);
+                    true
+                }
+                // Told why, and never that it is our fault.
+                Err(failure) => {
+                    assert!(failure.code.is_client_error());
+                    false
+                }
+            }
+        });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     admission::testing::{Objects, object},
-    handlers::testing::{client, echoing_kubelet, forwarder, message, text},
+    handlers::testing::{Kubelet, client, echoing_kubelet, forwarder, message, text},
 };
 use axum::{Router, response::IntoResponse};
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 fn pod(name: &str, spec: Value) -> Value {
     object("v1", "Pod", "default", name, json!({"spec": spec}))
@@ -202,4 +203,91 @@ async fn refusals() {
         assert_eq!(response.status().as_u16(), code, "{subresource:?} {name}{query}");
         assert_eq!(message(response).await, expected, "{subresource:?} {name}{query}");
     }
+}
+
+/// Answers whatever it is asked with the same bytes.
+struct Garbled(Vec<u8>);
+
+#[async_trait::async_trait]
+impl crate::dial::NodeDialer for Garbled {
+    async fn dial(&self, _node: &str) -> std::io::Result<Box<dyn crate::dial::Stream>> {
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        let answer = self.0.clone();
+        tokio::spawn(async move {
+            let mut asked = [0; 1024];
+            let _ = theirs.read(&mut asked).await;
+            let _ = theirs.write_all(&answer).await;
+        });
+        Ok(Box::new(ours))
+    }
+}
+
+/// What a client that sends these bytes, and no more, is answered. Nothing of it goes on when both have ended.
+async fn exchanged(dialer: Arc<dyn crate::dial::NodeDialer>, tasks: TaskTracker, sent: &[u8]) -> Vec<u8> {
+    let forwarder = Arc::new(Forwarder::new(dialer, tasks.clone(), CancellationToken::new()));
+    let cluster = Arc::new(cluster());
+    let router = Router::new().fallback(move |request: Request<Body>| {
+        let (forwarder, cluster) = (forwarder.clone(), cluster.clone());
+        async move {
+            let answer = stream(&forwarder, &*cluster, Subresource::Exec, "default", "web", request).await;
+            answer.unwrap_or_else(|error| {
+                assert!(!matches!(error, ApiError::Internal(_)), "{error}");
+                error.into_response()
+            })
+        }
+    });
+    let (mut ours, theirs) = tokio::io::duplex(64 << 10);
+    let peer = crate::auth::Peer::tls(None, ([192, 0, 2, 7], 4321).into());
+    let serve = crate::listen::serve_stream(
+        theirs,
+        crate::listen::WithPeer::new(router, peer),
+        CancellationToken::new(),
+    );
+    let client = async {
+        let _ = ours.write_all(sent).await;
+        let _ = ours.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = ours.read_to_end(&mut answer).await;
+        answer
+    };
+    let ended = async {
+        let ((), answer) = tokio::join!(serve, client);
+        tasks.close();
+        tasks.wait().await;
+        answer
+    };
+    let late = "a stream goes on though both its ends are gone";
+    tokio::time::timeout(std::time::Duration::from_secs(60), ended).await.expect(late)
+}
+
+const HANDSHAKES: [&[u8]; 3] = [
+    b"GET /?command=sh&stdin=1&tty=1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+      Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n\x82\x86\0\0\0\0\0hello",
+    b"POST /?command=a&stdout=1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
+      X-Stream-Protocol-Version: v4.channel.k8s.io\r\nContent-Length: 0\r\n\r\n\x80\x03\0\x06\0\0\0\x04\0\0\0\x01",
+    b"POST /?command=a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
+      Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+];
+
+#[test]
+fn fuzz_upgrade_handshakes() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let switched = |answer: &[u8]| answer.starts_with(b"HTTP/1.1 101");
+    api::fuzz::fuzz(300, &HANDSHAKES, |input| {
+        let tasks = TaskTracker::new();
+        let kubelet = Kubelet { node: "n1", router: echoing_kubelet(), tasks: tasks.clone() };
+        switched(&runtime.block_on(exchanged(Arc::new(kubelet), tasks, input)))
+    });
+    // And kubelets that answer anything.
+    let answers: [&[u8]; 4] = [
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n\x80\x03\0\x06\0\0\0\x04\0\0\0\x01",
+        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 \r\n\r\n",
+    ];
+    api::fuzz::fuzz(300, &answers, |input| {
+        let kubelet = Arc::new(Garbled(input.to_vec()));
+        switched(&runtime.block_on(exchanged(kubelet, TaskTracker::new(), HANDSHAKES[1])))
+    });
 }
