@@ -6,7 +6,7 @@
 use super::{cost, depth, tokens::without_pairs, values::escaped};
 use crate::custom::schema::{Schema, Type};
 use kube_cel::cel::{
-    Program,
+    ParseErrors, Program,
     common::ast::{ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators},
 };
 
@@ -71,7 +71,9 @@ fn read(
     wanted: &str,
 ) -> Result<Checked, String> {
     let failed = |why: &dyn std::fmt::Display| format!("compilation failed: {why}");
-    let program = Program::compile(&without_pairs(text.trim())).map_err(|e| failed(&e))?;
+    // The parser knows where, and shows it; what the checker finds it cannot place, for the tree has no positions.
+    let placed = |e: ParseErrors| failed(&e.to_string().replace("\n| ", "\n | "));
+    let program = Program::compile(&without_pairs(text.trim())).map_err(placed)?;
     let mut checker = Checker {
         schema,
         root,
