@@ -357,6 +357,9 @@ async fn applies_merge_by_the_schemas_keys() {
         status["message"].as_str().unwrap().ends_with(": .spec.colour: field not declared in schema"),
         "{status}"
     );
+    let keyless = apply("two", false, json!({"ports": [{"port": 1}]})).await.expect(500);
+    let text = ".spec.ports: element 0: associative list with keys has an element that omits all key fields [\"name\"] (and";
+    assert!(keyless["message"].as_str().unwrap().contains(text), "{keyless}");
     server.app.stop.cancel();
 }
 

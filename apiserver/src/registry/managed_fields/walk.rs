@@ -129,17 +129,23 @@ impl<'s> Merge<'s> {
             }
             _ => return Ok(format!("v:{item}")),
         };
+        let Value::Object(item) = item else {
+            let sort = if item.is_null() { "a null element" } else { "non-map elements" };
+            return Err(format!("associative list with keys may not have {sort}"));
+        };
+        // An element that has some of its keys and lacks others is another than one that has them all.
         let mut found = Map::new();
-        for (key, default) in keys {
-            match item.get(key).filter(|v| !v.is_null()).cloned().or(default) {
-                Some(value) => found.insert(key.to_owned(), value),
-                None => {
-                    return Err(format!(
-                        "associative list with keys has an element that omits key field {key:?} (and doesn't have \
-                         default value)"
-                    ));
-                }
-            };
+        for (key, default) in &keys {
+            if let Some(value) = item.get(*key).filter(|v| !v.is_null()).or(default.as_ref()) {
+                found.insert((*key).to_owned(), value.clone());
+            }
+        }
+        if found.is_empty() {
+            let keys = keys.iter().map(|(key, _)| format!("{key:?}")).collect::<Vec<_>>().join(" ");
+            return Err(format!(
+                "associative list with keys has an element that omits all key fields [{keys}] (and doesn't have default \
+                 values for any key fields)"
+            ));
         }
         Ok(format!("k:{}", Value::Object(found)))
     }
