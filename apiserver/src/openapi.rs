@@ -108,7 +108,7 @@ pub(crate) async fn v2(catalog: &Arc<Catalog>, headers: &HeaderMap) -> Result<Re
 }
 
 async fn v3() -> Result<&'static V3> {
-    V3.get_or_try_init(|| built(|| build_v3(&group_versions(own()), &[]))).await
+    V3.get_or_try_init(|| built(|| build_v3(&own_group_versions(), &[]))).await
 }
 
 async fn custom_v3(catalog: &Arc<Catalog>) -> Result<&V3> {
@@ -170,7 +170,9 @@ fn build_v3(group_versions: &[GroupVersion<'_>], others: &[(String, Document)]) 
 fn build_v2(catalog: Option<&Catalog>) -> std::io::Result<V2> {
     let defined = || catalog.into_iter().flat_map(Catalog::custom);
     let own = own().map(|k| -> &dyn AnyKind { k });
-    let (paths, mut schemas) = parts(&group_versions(own.chain(defined().map(|k| &**k as &dyn AnyKind))));
+    let mut all = group_versions(own.chain(defined().map(|k| &**k as &dyn AnyKind)));
+    all.extend(asked_only());
+    let (paths, mut schemas) = parts(&all);
     for kind in defined() {
         let (name, mut plain) = kind.definition(true);
         if let Some(schema) = schemas.get_mut(&name) {
@@ -193,6 +195,21 @@ fn parts(group_versions: &[GroupVersion<'_>]) -> (Map<String, Value>, Map<String
         paths.append(&mut paths::of(gv, &mut schemas));
     }
     (paths, schemas.finish())
+}
+
+fn own_group_versions() -> Vec<GroupVersion<'static>> {
+    let mut all = group_versions(own());
+    all.extend(asked_only());
+    all
+}
+
+/// Those whose kinds are all asked and not stored.
+fn asked_only<'k>() -> impl Iterator<Item = GroupVersion<'k>> {
+    ["authentication.k8s.io", "authorization.k8s.io"].into_iter().map(|group| GroupVersion {
+        group,
+        version: "v1",
+        kinds: Vec::new(),
+    })
 }
 
 fn group_versions<'k>(kinds: impl Iterator<Item = &'k dyn AnyKind>) -> Vec<GroupVersion<'k>> {
@@ -272,7 +289,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{kinds::Subresource, request::RequestInfo};
+    use crate::{handlers::discovery::virtual_in, kinds::Subresource, request::RequestInfo};
 
     fn none_defined() -> Arc<Catalog> {
         Arc::new(Catalog::new(kinds::all(), Vec::new()))
@@ -313,17 +330,19 @@ mod tests {
     #[tokio::test]
     async fn every_published_path_is_read_as_what_it_says() {
         let mut seen = 0;
-        for gv in group_versions(own()) {
+        for gv in own_group_versions() {
             let document =
                 json_of(v3_group(&none_defined(), &gv.path(), None, &HeaderMap::new()).await).await;
             for (path, methods) in document["paths"].as_object().unwrap() {
-                let uri = path.replace("{namespace}", "ns").replace("{name}", "n").parse().unwrap();
+                let uri = path.replace("{namespace}", "ns").replace("{name}", "n").replace("{path}", "p/q");
+                let uri = uri.parse().unwrap();
                 for (method, op) in methods.as_object().unwrap() {
                     let Some(action) = op["x-kubernetes-action"].as_str() else { continue };
                     let info = RequestInfo::parse(&method.to_uppercase().parse().unwrap(), &uri).unwrap();
                     let verb = match (action, method.as_str()) {
                         ("post", _) | ("connect", "post") => "create",
-                        ("put", _) => "update",
+                        ("put", _) | ("connect", "put") => "update",
+                        ("connect", other @ ("delete" | "patch" | "options")) => other,
                         ("connect", _) => "get",
                         (action, _) => action,
                     };
@@ -332,10 +351,14 @@ mod tests {
                         (verb, gv.group, gv.version),
                         "{path}"
                     );
-                    let kind = gv.kinds.iter().find(|k| k.resource().plural == info.resource).unwrap();
+                    let stored = gv.kinds.iter().map(|k| k.resource());
+                    let stored = stored.map(|r| (r.plural, r.namespaced));
+                    let asked = virtual_in(gv.group, gv.version).map(|v| (v.plural, v.namespaced));
+                    let (_, namespaced) = stored.chain(asked).find(|(p, _)| *p == info.resource).unwrap();
                     assert_eq!(info.name.is_empty(), !path.contains("{name}"), "{path}");
-                    assert!(kind.resource().namespaced || !path.contains("{namespace}"), "{path}");
-                    assert_eq!(info.remainder, "", "{path}");
+                    assert!(namespaced || !path.contains("{namespace}"), "{path}");
+                    let rest = if path.contains("{path}") { "p/q" } else { "" };
+                    assert_eq!(info.remainder.trim_start_matches('/'), rest, "{path}");
                     seen += 1;
                 }
             }
@@ -347,7 +370,7 @@ mod tests {
     async fn every_kind_is_in_the_document_of_its_group_version() {
         let none = HeaderMap::new();
         let index = json_of(v3_index(&none_defined(), &none).await).await;
-        for gv in group_versions(own()) {
+        for gv in own_group_versions() {
             let url = index["paths"][gv.path()]["serverRelativeURL"].as_str().unwrap();
             let (path, query) = url.strip_prefix("/openapi/v3/").unwrap().split_once('?').unwrap();
             let response = v3_group(&none_defined(), path, Some(query), &none).await;
@@ -409,6 +432,17 @@ mod tests {
             "atomic"
         );
         assert!(schema("io.k8s.api.core.v1.ConfigMap").get("required").is_none());
+        assert!(schema("io.k8s.api.core.v1.LocalObjectReference").get("required").is_none());
+        assert_eq!(schema("io.k8s.api.core.v1.ConfigMapKeySelector")["required"], json!(["key"]));
+        assert_eq!(
+            schema("io.k8s.api.core.v1.ServiceSpec")["properties"]["type"]["enum"],
+            json!(["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"])
+        );
+        let modes = &schema("io.k8s.api.core.v1.PersistentVolumeClaimSpec")["properties"]["accessModes"];
+        assert_eq!(modes["items"]["enum"].as_array().unwrap().len(), 4);
+        let metadata = &schema("io.k8s.api.core.v1.Pod")["properties"]["metadata"];
+        assert_eq!(metadata["default"], json!({}));
+        assert!(metadata["allOf"][0]["$ref"].is_string() && metadata.get("$ref").is_none());
         assert!(schema("io.k8s.api.core.v1.PodList")["properties"]["items"]["items"]["$ref"].is_string());
     }
 

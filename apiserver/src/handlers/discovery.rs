@@ -16,12 +16,12 @@ use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
 /// A resource without a store: POST asks a question, or GET is answered from what is so now.
-struct Virtual {
-    group: &'static str,
-    version: &'static str,
-    plural: &'static str,
-    kind: &'static str,
-    namespaced: bool,
+pub(crate) struct Virtual {
+    pub(crate) group: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) plural: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) namespaced: bool,
     verbs: &'static [&'static str],
     short_names: &'static [&'static str],
 }
@@ -57,6 +57,11 @@ const VIRTUAL: [Virtual; 9] = {
         asked(AUTHORIZATION, "subjectaccessreviews", "SubjectAccessReview", false),
     ]
 };
+
+/// Kinds of a group version that are asked or bound, and not stored.
+pub(crate) fn virtual_in(group: &str, version: &str) -> impl Iterator<Item = &'static Virtual> {
+    VIRTUAL.iter().filter(move |v| (v.group, v.version) == (group, version))
+}
 
 pub(crate) fn is_virtual(group: &str, version: &str, plural: &str) -> bool {
     VIRTUAL.iter().any(|v| v.plural == plural && v.group == group && v.version == version)
@@ -137,7 +142,7 @@ fn spoken(shape: &Shape, kind: &dyn AnyKind) -> (String, String, String) {
 /// What every stored kind can do.
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-fn verbs(kind: &dyn AnyKind) -> Vec<&'static str> {
+pub(crate) fn verbs(kind: &dyn AnyKind) -> Vec<&'static str> {
     let whole = kind.resource().plural == "namespaces";
     VERBS.into_iter().filter(|v| !(whole && *v == "deletecollection")).collect()
 }

@@ -1,11 +1,12 @@
-//! How the API's lists, maps and structs merge: the facts that strategic merge patch, server-side apply and the
-//! published OpenAPI share.
+//! What the API's fields hold, how they merge and which values they take: the facts that strategic merge patch,
+//! server-side apply and the published OpenAPI share.
 //!
 //! The facts are a text beside this file, because they are data: `apiserver/tools/markers.py` writes it. One line names a type
 //! (`core.v1.PodSpec`, with `atomic` if it merges as one value), the indented lines after it its fields that are not
 //! plain scalars: `containers []core.v1.Container merge=name map=name`. Shapes: `-` scalar, `*` any JSON, `T` struct,
 //! `[]…` list, `{}…` map. Markers: `merge[=key]`, `replace`, `retainKeys` (`x-kubernetes-patch-…`), `atomic`, `set`,
-//! `map=keys` (`x-kubernetes-list-type`, `-map-type`), `default=JSON`.
+//! `map=keys`, `granular` (`x-kubernetes-list-type`, `-map-type`), `enum=VALUES` (of a list: of its elements; `%20` is a
+//! space), `default=JSON`.
 
 use api::resource::Resource;
 use std::{collections::HashMap, sync::LazyLock};
@@ -56,6 +57,10 @@ pub struct Field {
     pub keys: Vec<&'static str>,
     /// A struct or map that merges as one value (`x-kubernetes-map-type: atomic`).
     pub atomic: bool,
+    /// A struct that merges field by field here, although its type merges as one value.
+    pub granular: bool,
+    /// With commas between them.
+    pub values: Option<&'static str>,
     /// As JSON text.
     pub default: Option<&'static str>,
 }
@@ -166,6 +171,8 @@ fn field(
         list_type: None,
         keys: Vec::new(),
         atomic: false,
+        granular: false,
+        values: None,
         default: None,
     };
     for word in words {
@@ -177,6 +184,8 @@ fn field(
             ("atomic", _) => field.atomic = true,
             ("set", _) => field.list_type = Some(ListType::Set),
             ("map", keys) => (field.list_type, field.keys) = (Some(ListType::Map), keys.split(',').collect()),
+            ("granular", _) => field.granular = true,
+            ("enum", values) => field.values = Some(values),
             ("default", json) => field.default = Some(json),
             _ => {}
         }
@@ -194,7 +203,7 @@ mod tests {
 
     #[test]
     fn every_line_is_understood() {
-        let known = ["merge", "replace", "retainKeys", "atomic", "set", "map", "default"];
+        let known = ["merge", "replace", "retainKeys", "atomic", "set", "map", "granular", "enum", "default"];
         for line in TEXT.lines().filter(|l| !l.starts_with('#')) {
             let skip = if line.starts_with(' ') { 2 } else { 1 };
             for word in line.trim_start().split(' ').skip(skip) {
@@ -234,6 +243,8 @@ mod tests {
             Some(ListType::Set)
         );
         assert_eq!(of("io.k8s.api.core.v1.ServicePort", "protocol").default, Some("\"TCP\""));
+        assert_eq!(of("io.k8s.api.core.v1.ServicePort", "protocol").values, Some("SCTP,TCP,UDP"));
+        assert!(of("io.k8s.api.core.v1.PersistentVolumeSpec", "claimRef").granular);
         assert_eq!(of("io.k8s.api.core.v1.EphemeralContainer", "env").merge_key, Some("name"));
         assert!(of_definition("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector").unwrap().get().atomic);
     }

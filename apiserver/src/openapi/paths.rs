@@ -3,10 +3,15 @@
 
 use super::schemas::{GVK, META, REF, Schemas};
 use crate::{
+    handlers::discovery::{self, Virtual},
     kinds::{AnyKind, Subresource},
     registry::patch::PatchType,
 };
+use api::resource::Resource;
 use serde_json::{Map, Value, json};
+
+/// What may be asked of a proxied server.
+const ANY_METHOD: [&str; 7] = ["get", "put", "post", "delete", "options", "head", "patch"];
 
 /// The version of a group, with its kinds.
 pub(super) struct GroupVersion<'k> {
@@ -60,15 +65,31 @@ pub(super) fn of(gv: &GroupVersion<'_>, schemas: &mut Schemas) -> Map<String, Va
     for kind in &gv.kinds {
         add_kind(gv, *kind, schemas, &mut paths);
     }
+    for asked in discovery::virtual_in(gv.group, gv.version) {
+        add_asked(gv, asked, schemas, &mut paths);
+    }
     paths
 }
 
 /// What the operations of one kind have in common.
 struct Site<'a> {
     gv: &'a GroupVersion<'a>,
-    kind: &'a dyn AnyKind,
+    resource: Resource,
     /// `NamespacedPod` or `Node`.
     noun: String,
+    /// The content types of patches.
+    patches: Vec<&'static str>,
+}
+
+/// A kind that is only created: the answer is what it is for.
+fn add_asked(gv: &GroupVersion<'_>, asked: &Virtual, schemas: &mut Schemas, paths: &mut Map<String, Value>) {
+    let Some(definition) = schemas.add_asked(asked.group, asked.version, asked.kind) else { return };
+    let object = reference(&definition);
+    let Virtual { group, version, plural, kind, namespaced, .. } = *asked;
+    let resource = Resource { group, version, kind, plural, singular: "", namespaced };
+    let site = Site::new(gv, resource, Vec::new());
+    let op = site.op("post", "create", &site.noun, &object, &[200, 201, 202], Some(&object), &write_params());
+    paths.insert(site.collection(), json!({"post": op, "parameters": site.path_params(false)}));
 }
 
 fn add_kind(
@@ -80,14 +101,10 @@ fn add_kind(
     let resource = kind.resource();
     let object = reference(&schemas.add(kind));
     let list = json!({"$ref": format!("{}List", object["$ref"].as_str().unwrap_or_default())});
-    let noun =
-        if resource.namespaced { format!("Namespaced{}", resource.kind) } else { resource.kind.to_owned() };
-    let site = Site { gv, kind, noun };
+    let patches = PatchType::of(kind).map(PatchType::content_type).collect();
+    let site = Site::new(gv, resource.clone(), patches);
     let base = format!("/{}", gv.path());
-    let collection = match resource.namespaced {
-        true => format!("{base}/namespaces/{{namespace}}/{}", resource.plural),
-        false => format!("{base}/{}", resource.plural),
-    };
+    let collection = site.collection();
     if resource.namespaced {
         let everywhere = json!({
             "get": site.op("list", "list", &format!("{}ForAllNamespaces", resource.kind), &list, &[200], None, &list_params()),
@@ -98,16 +115,23 @@ fn add_kind(
     let status = reference(&format!("{META}Status"));
     let delete = reference(&format!("{META}DeleteOptions"));
     let noun = site.noun.clone();
-    paths.insert(
-        collection.clone(),
-        json!({
-            "get": site.op("list", "list", &noun, &list, &[200], None, &list_params()),
-            "post": site.op("post", "create", &noun, &object, &[200, 201, 202], Some(&object), &write_params()),
-            "delete": site.op("deletecollection", "delete", &format!("Collection{noun}"), &status, &[200],
-                Some(&delete), &[delete_params(), list_params()].concat()),
-            "parameters": site.path_params(false),
-        }),
-    );
+    let mut methods = Map::from_iter([
+        ("get".to_owned(), site.op("list", "list", &noun, &list, &[200], None, &list_params())),
+        (
+            "post".to_owned(),
+            site.op("post", "create", &noun, &object, &[200, 201, 202], Some(&object), &write_params()),
+        ),
+        ("parameters".to_owned(), site.path_params(false).into()),
+    ]);
+    if discovery::verbs(kind).contains(&"deletecollection") {
+        let mut which = list_params();
+        which.retain(|p| p["name"] != "watch" && p["name"] != "allowWatchBookmarks");
+        let collection = format!("Collection{noun}");
+        let params = [delete_params(), which].concat();
+        let op = site.op("deletecollection", "delete", &collection, &status, &[200], Some(&delete), &params);
+        methods.insert("delete".to_owned(), op);
+    }
+    paths.insert(collection.clone(), Value::Object(methods));
     let item = format!("{collection}/{{name}}");
     let mut methods = site.object_methods("", &object);
     // Graceful kinds answer with the object, as Kubernetes does; the description names the usual answer.
@@ -115,7 +139,18 @@ fn add_kind(
     methods.insert("delete".to_owned(), delete_op);
     paths.insert(item.clone(), Value::Object(methods));
     for subresource in kind.subresources() {
-        if let Some((name, methods)) = add_subresource(&site, *subresource, &object, schemas) {
+        if let Some((name, part, options, parameters)) = connected(*subresource) {
+            let kind = format!("{}{options}", resource.kind);
+            let methods: &[&str] = if part == "Proxy" { &ANY_METHOD } else { &["get", "post"] };
+            paths.insert(format!("{item}/{name}"), site.connect(part, &kind, methods, &parameters));
+            if part == "Proxy" {
+                let part = format!("{part}WithPath");
+                let mut below = site.connect(&part, &kind, methods, &parameters);
+                let rest = path_param("path", "path to the resource");
+                below["parameters"].as_array_mut().into_iter().for_each(|p| p.push(rest.clone()));
+                paths.insert(format!("{item}/{name}/{{path}}"), below);
+            }
+        } else if let Some((name, methods)) = add_subresource(&site, *subresource, &object, schemas) {
             paths.insert(format!("{item}/{name}"), Value::Object(methods));
         }
     }
@@ -174,24 +209,46 @@ fn add_subresource(
             op["responses"]["200"]["content"] = json!({"text/plain": {"schema": string()}});
             ("log", only("get", op))
         }
-        Subresource::Exec => ("exec", site.connect("Exec")),
-        Subresource::Attach => ("attach", site.connect("Attach")),
-        Subresource::PortForward => ("portforward", site.connect("Portforward")),
-        Subresource::Proxy => ("proxy", site.connect("Proxy")),
+        // See `connected`.
+        Subresource::Exec | Subresource::Attach | Subresource::PortForward | Subresource::Proxy => {
+            return None;
+        }
         // Not Kubernetes': left out, so that generated clients stay what they are.
         Subresource::Stop | Subresource::Kill | Subresource::Start => return None,
     })
 }
 
-impl Site<'_> {
+/// What a request is connected to: its name in paths and in operations, its options' kind after the object's, and its
+/// parameters.
+fn connected(subresource: Subresource) -> Option<(&'static str, &'static str, &'static str, Vec<Value>)> {
+    Some(match subresource {
+        Subresource::Exec => ("exec", "Exec", "ExecOptions", [vec![command()], streams()].concat()),
+        Subresource::Attach => ("attach", "Attach", "AttachOptions", streams()),
+        Subresource::PortForward => ("portforward", "Portforward", "PortForwardOptions", vec![ports()]),
+        Subresource::Proxy => ("proxy", "Proxy", "ProxyOptions", vec![proxied()]),
+        _ => return None,
+    })
+}
+
+impl<'a> Site<'a> {
+    fn new(gv: &'a GroupVersion<'a>, resource: Resource, patches: Vec<&'static str>) -> Self {
+        let scope = if resource.namespaced { "Namespaced" } else { "" };
+        let noun = format!("{scope}{}", resource.kind);
+        Self { gv, resource, noun, patches }
+    }
+
+    fn collection(&self) -> String {
+        let scope = if self.resource.namespaced { "/namespaces/{namespace}" } else { "" };
+        format!("/{}{scope}/{}", self.gv.path(), self.resource.plural)
+    }
+
     /// get, put and patch of an object or one of its parts.
     fn object_methods(&self, part: &str, schema: &Value) -> Map<String, Value> {
         let noun = format!("{}{part}", self.noun);
         let patch = reference(&format!("{META}Patch"));
         let mut patch_op =
             self.op("patch", "patch", &noun, schema, &[200, 201], Some(&patch), &patch_params());
-        let formats = PatchType::of(self.kind);
-        let formats = formats.map(|t| (t.content_type().to_owned(), json!({"schema": patch})));
+        let formats = self.patches.iter().map(|t| ((*t).to_owned(), json!({"schema": patch})));
         patch_op["requestBody"]["content"] = Value::Object(Map::from_iter(formats));
         let put = self.op("put", "replace", &noun, schema, &[200, 201], Some(schema), &write_params());
         Map::from_iter([
@@ -202,16 +259,20 @@ impl Site<'_> {
         ])
     }
 
-    fn connect(&self, part: &str) -> Map<String, Value> {
-        let mut methods = Map::new();
-        for method in ["get", "post"] {
+    fn connect(&self, part: &str, options: &str, methods: &[&str], parameters: &[Value]) -> Value {
+        let mut all = Map::new();
+        for method in methods {
             let noun = format!("{}{}{part}", capital(method), self.noun);
             let mut op = self.op("connect", "connect", &noun, &string(), &[200], None, &[]);
             op["responses"]["200"]["content"] = json!({"*/*": {"schema": string()}});
-            methods.insert(method.to_owned(), op);
+            op[GVK]["kind"] = options.into();
+            all.insert((*method).to_owned(), op);
         }
-        methods.insert("parameters".to_owned(), self.path_params(true).into());
-        methods
+        let mut shared = self.path_params(true);
+        shared.retain(|p| p["name"] != "pretty");
+        shared.extend_from_slice(parameters);
+        all.insert("parameters".to_owned(), shared.into());
+        Value::Object(all)
     }
 
     #[allow(clippy::too_many_arguments)] // one row of the table of operations
@@ -225,7 +286,7 @@ impl Site<'_> {
         body: Option<&Value>,
         parameters: &[Value],
     ) -> Value {
-        let r = self.kind.resource();
+        let r = &self.resource;
         let what = match action {
             "deletecollection" => format!("delete collection of {}", r.kind),
             "list" => format!("list or watch objects of kind {}", r.kind),
@@ -253,13 +314,13 @@ impl Site<'_> {
     }
 
     fn path_params(&self, named: bool) -> Vec<Value> {
-        let path = |name: &str, text: &str| json!({"name": name, "in": "path", "description": text, "required": true, "schema": unique()});
         let mut parameters = Vec::new();
         if named {
-            parameters.push(path("name", &format!("name of the {}", self.kind.resource().kind)));
+            parameters.push(path_param("name", &format!("name of the {}", self.resource.kind)));
         }
-        if self.kind.resource().namespaced {
-            parameters.push(path("namespace", "object name and auth scope, such as for teams and projects"));
+        if self.resource.namespaced {
+            parameters
+                .push(path_param("namespace", "object name and auth scope, such as for teams and projects"));
         }
         parameters.push(pretty());
         parameters
@@ -287,6 +348,10 @@ fn responses(schema: &Value, codes: &[u16]) -> Value {
     }
     map.insert("401".to_owned(), json!({"description": "Unauthorized"}));
     Value::Object(map)
+}
+
+fn path_param(name: &str, text: &str) -> Value {
+    json!({"name": name, "in": "path", "description": text, "required": true, "schema": unique()})
 }
 
 fn query(name: &str, kind: &str, text: &str) -> Value {
@@ -366,6 +431,29 @@ fn list_params() -> Vec<Value> {
             "Watches for changes and returns them as a stream of add, update and remove notifications.",
         ),
     ]
+}
+
+fn command() -> Value {
+    query("command", "string", "The command to run and its arguments, one a parameter; no shell is involved.")
+}
+
+fn streams() -> Vec<Value> {
+    let stream = |name: &str| query(name, "boolean", &format!("Whether {name} is connected."));
+    vec![
+        query("container", "string", "The container; needed if the pod has more than one."),
+        stream("stderr"),
+        stream("stdin"),
+        stream("stdout"),
+        query("tty", "boolean", "Whether the process has a terminal."),
+    ]
+}
+
+fn ports() -> Value {
+    query("ports", "integer", "Ports to forward to; for clients that speak WebSocket.")
+}
+
+fn proxied() -> Value {
+    query("path", "string", "The path of the request that is passed on.")
 }
 
 fn log_params() -> Vec<Value> {

@@ -14,6 +14,9 @@ pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 pub(super) const GVK: &str = "x-kubernetes-group-version-kind";
 
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+/// Types for any JSON, or for some of it: their schemas say nothing.
+const ANY_JSON: [&str; 4] =
+    ["JSON", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray"];
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 
 /// The definitions one document needs.
@@ -96,6 +99,25 @@ impl Schemas {
         text.cloned().unwrap_or_else(|| Value::String(String::new()))
     }
 
+    /// A kind that can be asked or bound, and is not stored; its definition's name.
+    pub(super) fn add_asked(&mut self, group: &str, version: &str, kind: &str) -> Option<String> {
+        use api::{
+            authentication::v1 as authentication, authorization::v1 as authorization, core::v1 as core,
+        };
+        let name = match kind {
+            "Binding" => self.define::<core::Binding>(),
+            "SelfSubjectReview" => self.define::<authentication::SelfSubjectReview>(),
+            "TokenReview" => self.define::<authentication::TokenReview>(),
+            "LocalSubjectAccessReview" => self.define::<authorization::LocalSubjectAccessReview>(),
+            "SelfSubjectAccessReview" => self.define::<authorization::SelfSubjectAccessReview>(),
+            "SelfSubjectRulesReview" => self.define::<authorization::SelfSubjectRulesReview>(),
+            "SubjectAccessReview" => self.define::<authorization::SubjectAccessReview>(),
+            _ => return None,
+        };
+        self.is_kind(&name, group, version, kind);
+        Some(name)
+    }
+
     /// Types of subresources that are no kinds of their own.
     pub(super) fn add_scale(&mut self) -> String {
         let name = self.define::<api::autoscaling::v1::Scale>();
@@ -138,6 +160,35 @@ impl Schemas {
     }
 }
 
+/// What k8s-openapi requires, and a client need not say: in Go these are structs with `omitempty` or without meaning when
+/// empty. And what it must say, although k8s-openapi can do without.
+fn require(name: &str, schema: &mut Value) {
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
+    let has = |property: &str| properties.contains_key(property);
+    let core = name.strip_prefix("io.k8s.api.core.v1.");
+    let event = core == Some("Event");
+    // Those that embed a LocalObjectReference.
+    let reference = core.is_some_and(|kind| {
+        let (config, secret) = (kind.strip_prefix("ConfigMap"), kind.strip_prefix("Secret"));
+        kind == "LocalObjectReference"
+            || config.or(secret).is_some_and(|part| {
+                ["KeySelector", "EnvSource", "Projection"].contains(&part) || kind == "ConfigMapVolumeSource"
+            })
+    });
+    let added = match name {
+        "io.k8s.api.events.v1.Event" if has("eventTime") => Some("eventTime"),
+        _ => None,
+    };
+    let mut required = schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+    required.retain(|r| (r != "metadata" || event) && (r != "name" || !reference));
+    required.extend(added.filter(|a| !required.iter().any(|r| r == a)).map(Value::from));
+    if required.is_empty() {
+        remove(schema, "required");
+    } else {
+        schema["required"] = required.into();
+    }
+}
+
 fn overlay(name: &str, schema: &mut Value) {
     match name {
         QUANTITY => {
@@ -153,12 +204,10 @@ fn overlay(name: &str, schema: &mut Value) {
         }
         _ => {}
     }
-    // In Go these are structs with `omitempty` or without meaning when empty: never required of a client.
-    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
-        required.retain(|r| r != "metadata");
-        if required.is_empty() {
-            remove(schema, "required");
-        }
+    require(name, schema);
+    if ANY_JSON.iter().any(|any| name.strip_suffix(any).is_some_and(|rest| rest.ends_with('.'))) {
+        remove(schema, "oneOf");
+        remove(schema, "type");
     }
     let Some(id) = markers::of_definition(name) else { return };
     if id.get().atomic {
@@ -170,6 +219,16 @@ fn overlay(name: &str, schema: &mut Value) {
 fn mark_fields(schema: &mut Value, id: TypeId) {
     for field in id.get().fields() {
         let Some(property) = schema.pointer_mut(&format!("/properties/{}", field.name)) else { continue };
+        // Beside a reference nothing else is read.
+        if let Some(reference) = property.get("$ref").cloned() {
+            *property = json!({"allOf": [{"$ref": reference}]});
+        }
+        if let Some(values) = field.values {
+            let values: Vec<String> = values.split(',').map(|v| v.replace("%20", " ")).collect();
+            let of =
+                if matches!(field.shape, Shape::List(_)) { &mut property["items"] } else { &mut *property };
+            of["enum"] = values.into();
+        }
         let mut set = |key: &str, value: Value| property[key] = value;
         match field.list_type {
             Some(ListType::Atomic) => set("x-kubernetes-list-type", "atomic".into()),
@@ -182,6 +241,9 @@ fn mark_fields(schema: &mut Value, id: TypeId) {
         }
         if field.atomic && !matches!(field.shape, Shape::List(_)) {
             set("x-kubernetes-map-type", "atomic".into());
+        }
+        if field.granular {
+            set("x-kubernetes-map-type", "granular".into());
         }
         let strategies =
             [(field.merge, "merge"), (field.replace, "replace"), (field.retain_keys, "retainKeys")];

@@ -57,6 +57,7 @@ impl<'s> Merge<'s> {
             (Shape::List(element), Some(ListType::Map)) => Self::Keyed { keys: &field.keys, element },
             (Shape::List(_) | Shape::Scalar | Shape::Opaque, _) => Self::Whole,
             (Shape::Struct(_) | Shape::Map(_), _) if field.atomic => Self::Whole,
+            (Shape::Struct(id), _) if field.granular => Self::Struct(id),
             (Shape::Struct(id), _) => Self::of_type(id),
             (Shape::Map(value), _) => Self::Map(value),
         }
