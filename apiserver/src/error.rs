@@ -20,8 +20,9 @@ pub enum ApiError {
     /// The path names nothing we serve.
     #[error("the server could not find the requested resource")]
     NoSuchPath,
-    #[error("{resource} {name:?} already exists")]
-    AlreadyExists { group: String, resource: String, name: String },
+    /// `deleting` says that what is there is about to go.
+    #[error("{}{resource} {name:?} already exists", if *deleting { "object is being deleted: " } else { "" })]
+    AlreadyExists { group: String, resource: String, name: String, deleting: bool },
     #[error("Operation cannot be fulfilled on {resource} {name:?}: {detail}")]
     Conflict { group: String, resource: String, name: String, detail: String },
     /// Server-side apply met fields of other managers: (message, field path) of each.
@@ -155,7 +156,7 @@ impl ApiError {
         let mut details = json!({});
         match self {
             Self::NotFound { group, resource, name }
-            | Self::AlreadyExists { group, resource, name }
+            | Self::AlreadyExists { group, resource, name, .. }
             | Self::Conflict { group, resource, name, .. }
             | Self::Forbidden { group, resource, name, .. } => {
                 let plural = resource.split('.').next().unwrap_or(resource);
@@ -186,6 +187,7 @@ impl ApiError {
                 let cause = |(message, field)| json!({"reason": "FieldManagerConflict", "message": message, "field": field});
                 details = json!({"causes": causes.iter().map(|(m, f)| cause((m, f))).collect::<Vec<_>>()});
             }
+            Self::Internal(why) => details = json!({"causes": [{"message": why}]}),
             Self::TooManyRequests { retry_after, .. } => details = json!({"retryAfterSeconds": retry_after}),
             Self::Disruption { cause, retry_after } => {
                 details = json!({"causes": [{"reason": "DisruptionBudget", "message": cause}]});
@@ -198,14 +200,22 @@ impl ApiError {
         if let Some(map) = details.as_object_mut() {
             map.retain(|_, v| v.as_str() != Some(""));
         }
+        // An answer made of nothing but a code has details, be they empty; a sentence of its own has none.
+        let bare = matches!(self, Self::NoSuchPath | Self::Unprocessable(_) | Self::MethodNotAllowed(_));
+        if !bare && details.as_object().is_some_and(serde_json::Map::is_empty) {
+            details = Value::Null;
+        }
         let mut metadata = json!({});
         if let Self::Expired { fresh: Some(token), .. } = self {
             metadata = json!({"continue": token});
         }
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
-            "message": self.to_string(), "reason": reason, "details": details, "code": code.as_u16(),
+            "message": self.to_string(), "reason": reason, "code": code.as_u16(),
         });
+        if !details.is_null() {
+            status["details"] = details;
+        }
         if let (true, Some(status)) = (reason.is_empty(), status.as_object_mut()) {
             status.retain(|name, _| !matches!(name.as_str(), "reason" | "details"));
         }

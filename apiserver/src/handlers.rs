@@ -94,7 +94,11 @@ pub async fn resource(
         },
         _ => return Err(method_not_allowed()),
     };
-    answer.await
+    let answer = answer.await?;
+    Ok(match crate::kinds::deprecation(kind) {
+        Some(text) => respond::warn(answer, &[text.to_owned()]),
+        None => answer,
+    })
 }
 
 /// A resource that is asked, not stored: reviews, and the old `bindings` and `componentstatuses`.

@@ -187,6 +187,13 @@ pub fn caveat(kind: &dyn AnyKind) -> Option<String> {
     })
 }
 
+/// What everyone who asks for a kind that is on its way out should know.
+pub fn deprecation(kind: &dyn AnyKind) -> Option<&'static str> {
+    let r = kind.resource();
+    let text = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+    ((r.group, r.plural) == ("", "endpoints")).then_some(text)
+}
+
 /// The metadata of an object whose kind has no type.
 pub(crate) fn decode_metadata(value: Value) -> Result<(ObjectMeta, Vec<String>), String> {
     decode::decode(value)

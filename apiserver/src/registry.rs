@@ -107,7 +107,12 @@ impl Call<'_> {
     }
     pub(crate) fn already_exists(&self, name: &str) -> ApiError {
         let r = self.kind.resource();
-        ApiError::AlreadyExists { group: r.group.to_owned(), resource: r.qualified(), name: name.to_owned() }
+        ApiError::AlreadyExists {
+            group: r.group.to_owned(),
+            resource: r.qualified(),
+            name: name.to_owned(),
+            deleting: false,
+        }
     }
     pub(crate) fn invalid(&self, name: &str, errors: field::Errors) -> Result<()> {
         if errors.is_empty() {

@@ -158,9 +158,18 @@ impl Errors {
     pub fn invalid(&mut self, path: &Path, value: impl serde::Serialize, detail: impl Into<String>) {
         self.push_shown(Type::Invalid, path, value, detail);
     }
+    /// Without the value, where Kubernetes shows none.
+    pub fn invalid_unshown(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(Type::Invalid, path, None, detail);
+    }
     pub fn not_supported(&mut self, path: &Path, value: &str, supported: &[&str]) {
         let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
         self.push(Type::NotSupported, path, Some(format!("{value:?}")), format!("supported values: {list}"));
+    }
+    /// As [`Self::not_supported`], of a list.
+    pub fn not_supported_list(&mut self, path: &Path, values: &[&str], supported: &[&str]) {
+        let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+        self.push(Type::NotSupported, path, Some(show(&values)), format!("supported values: {list}"));
     }
     pub fn not_found(&mut self, path: &Path, value: impl serde::Serialize) {
         self.push_shown(Type::NotFound, path, value, "");

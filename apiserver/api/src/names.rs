@@ -13,6 +13,11 @@ fn max_len(n: usize) -> String {
     format!("must be no more than {n} characters")
 }
 
+/// Newer checks count what they count.
+fn max_bytes(n: usize) -> String {
+    format!("must be no more than {n} bytes")
+}
+
 fn regex_text(message: &str, regex: &str, examples: &[&str]) -> String {
     if examples.is_empty() {
         return format!("{message} (regex used for validation is '{regex}')");
@@ -123,13 +128,15 @@ pub fn qualified_name(value: &str) -> Vec<String> {
         if prefix.is_empty() {
             wrong.push("prefix part must be non-empty".to_owned());
         } else {
-            wrong.extend(dns_subdomain(prefix).into_iter().map(|text| format!("prefix part {text}")));
+            let texts =
+                dns_subdomain(prefix).into_iter().map(|text| text.replace("253 characters", "253 bytes"));
+            wrong.extend(texts.map(|text| format!("prefix part {text}")));
         }
     }
     if name.is_empty() {
         wrong.push("name part must be non-empty".to_owned());
     } else if name.len() > LABEL_MAX {
-        wrong.push(format!("name part {}", max_len(LABEL_MAX)));
+        wrong.push(format!("name part {}", max_bytes(LABEL_MAX)));
     }
     if !is_label_text(name) {
         wrong.push(format!("name part {}", regex_text(TEXT, QUALIFIED, EXAMPLES)));
@@ -145,7 +152,7 @@ fn is_label_text(s: &str) -> bool {
 pub fn label_value(value: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if value.len() > LABEL_MAX {
-        wrong.push(max_len(LABEL_MAX));
+        wrong.push(max_bytes(LABEL_MAX));
     }
     if !value.is_empty() && !is_label_text(value) {
         wrong.push(regex_text(
@@ -348,7 +355,7 @@ mod tests {
         );
         assert!(label_value("").is_empty());
         assert_eq!(label_value("a b").len(), 1);
-        assert_eq!(label_value(&"a".repeat(64)), ["must be no more than 63 characters"]);
+        assert_eq!(label_value(&"a".repeat(64)), ["must be no more than 63 bytes"]);
     }
 
     #[test]

@@ -17,7 +17,12 @@ fn every_variant() -> Vec<(&'static str, ApiError)> {
         ("NoSuchPath", ApiError::NoSuchPath),
         (
             "AlreadyExists",
-            ApiError::AlreadyExists { group: String::new(), resource: "pods".to_owned(), name: name.clone() },
+            ApiError::AlreadyExists {
+                group: String::new(),
+                resource: "pods".to_owned(),
+                name: name.clone(),
+                deleting: false,
+            },
         ),
         (
             "Conflict",

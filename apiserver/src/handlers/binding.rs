@@ -23,8 +23,11 @@ pub async fn create(app: &App, pods: &dyn AnyKind, mut incoming: Incoming) -> Re
     let binding: Binding = serde_json::from_value(parsed.value)
         .map_err(|e| body::cannot_be_handled("Binding", "v1", "Binding", &e.to_string()))?;
     // The old `bindings` resource names the pod in the body only.
+    let named = binding.metadata.name.as_deref().unwrap_or_default();
     if incoming.info.name.is_empty() {
-        incoming.info.name = binding.metadata.name.clone().unwrap_or_default();
+        incoming.info.name = named.to_owned();
+    } else if !named.is_empty() && incoming.info.name != named {
+        return Err(ApiError::BadRequest("name in URL does not match name in Binding object".to_owned()));
     }
     let call = call(pods, Some(Subresource::Binding), &incoming, options.dry_run);
     validate(&binding, call.name)?;

@@ -30,17 +30,32 @@ pub async fn delete(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Re
     let accepted = incoming.accepted()?;
     let options = options(app, &mut incoming).await?;
     let call = call(kind, None, &incoming, options.dry_run);
+    let warnings: Vec<String> = orphaning(kind, &options).map(str::to_owned).into_iter().collect();
     match app.registry.delete(&call, &options).await? {
-        Deleted::Gone(bytes) if kind.returns_deleted() => respond::object(kind, accepted, false, bytes, &[]),
-        Deleted::Gone(bytes) => Ok(respond::json(accepted, StatusCode::OK, gone(kind, call.name, &bytes))),
+        Deleted::Gone(bytes) if kind.returns_deleted() => {
+            respond::object(kind, accepted, false, bytes, &warnings)
+        }
+        Deleted::Gone(bytes) => {
+            let answer = respond::json(accepted, StatusCode::OK, gone(kind, call.name, &bytes));
+            Ok(respond::warn(answer, &warnings))
+        }
         Deleted::Marked(bytes) => {
-            let mut response = respond::object(kind, accepted, false, bytes, &[])?;
+            let mut response = respond::object(kind, accepted, false, bytes, &warnings)?;
             if options.orphan_dependents == Some(false) {
                 *response.status_mut() = StatusCode::ACCEPTED;
             }
             Ok(response)
         }
     }
+}
+
+/// Who deletes a Job and says nothing of its pods keeps them: hardly what was meant.
+fn orphaning(kind: &dyn AnyKind, options: &DeleteOptions) -> Option<&'static str> {
+    let said = options.propagation.is_some() || options.orphan_dependents.is_some();
+    (kind.resource().group == "batch" && kind.orphans_by_default() && !said).then_some(
+        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or \
+         set propagationPolicy=Orphan to suppress this warning",
+    )
 }
 
 /// The `Status` that tells of a removal.

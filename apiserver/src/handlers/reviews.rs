@@ -79,12 +79,12 @@ impl Asker<'_> {
                 Ok(())
             }),
             "subjectaccessreviews" => answered::<SubjectAccessReview>(object, |review| {
-                review.status = Some(subject_access("SubjectAccessReview", authorizer, &review.spec)?);
+                review.status = Some(subject_access("SubjectAccessReview", authorizer, &review.spec, None)?);
                 Ok(())
             }),
             "localsubjectaccessreviews" => answered::<LocalSubjectAccessReview>(object, |review| {
-                in_namespace(&review.spec, namespace)?;
-                review.status = Some(subject_access("LocalSubjectAccessReview", authorizer, &review.spec)?);
+                let kind = "LocalSubjectAccessReview";
+                review.status = Some(subject_access(kind, authorizer, &review.spec, Some(namespace))?);
                 Ok(())
             }),
             "selfsubjectrulesreviews" => answered::<SelfSubjectRulesReview>(object, |review| {
@@ -142,6 +142,23 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
+    /// It asks about a resource or about a path.
+    fn faults(&self) -> Errors {
+        let (mut errors, spec) = (Errors::default(), Path::new("spec"));
+        match (self.resource, self.path) {
+            (Some(_), Some(path)) => {
+                let detail = "cannot be specified in combination with resourceAttributes";
+                errors.invalid(&spec.child("nonResourceAttributes"), path, detail);
+            }
+            (None, None) => {
+                let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+                errors.invalid(&spec.child("resourceAttributes"), (), detail);
+            }
+            _ => {}
+        }
+        errors
+    }
+
     fn answer(&self, authorizer: &Authorizer, user: &User) -> Result<SubjectAccessReviewStatus> {
         fn text(field: &Option<String>) -> &str {
             field.as_deref().unwrap_or_default()
@@ -162,12 +179,7 @@ impl Question<'_> {
                 path: text(&path.path),
                 ..authz::Attributes::default()
             },
-            _ => {
-                let mut errors = Errors::default();
-                let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-                errors.invalid(&Path::new("spec").child("resourceAttributes"), self.resource, detail);
-                return Err(invalid(self.kind, errors));
-            }
+            _ => return Err(invalid(self.kind, self.faults())),
         };
         let decision = authorizer.decide(user, &attributes);
         Ok(SubjectAccessReviewStatus {
@@ -182,6 +194,7 @@ fn subject_access(
     kind: &'static str,
     authorizer: &Authorizer,
     spec: &SubjectAccessReviewSpec,
+    namespace: Option<&str>,
 ) -> Result<SubjectAccessReviewStatus> {
     let user = User {
         name: spec.user.clone().unwrap_or_default(),
@@ -189,33 +202,37 @@ fn subject_access(
         groups: spec.groups.clone().unwrap_or_default(),
         extra: spec.extra.clone().unwrap_or_default(),
     };
-    if user.name.is_empty() && user.groups.is_empty() {
-        let mut errors = Errors::default();
-        errors.invalid(
-            &Path::new("spec").child("user"),
-            "",
-            "at least one of user or group must be specified",
-        );
-        return Err(invalid(kind, errors));
-    }
     let question = Question {
         kind,
         resource: spec.resource_attributes.as_ref(),
         path: spec.non_resource_attributes.as_ref(),
     };
+    let mut errors = question.faults();
+    let path = Path::new("spec");
+    if user.name.is_empty() && user.groups.is_empty() {
+        errors.invalid(&path.child("user"), "", "at least one of user or group must be specified");
+    }
+    if let Some(namespace) = namespace {
+        in_namespace(spec, namespace, &path, &mut errors);
+    }
+    if !errors.is_empty() {
+        return Err(invalid(kind, errors));
+    }
     question.answer(authorizer, &user)
 }
 
 /// A local review asks about its own namespace only.
-fn in_namespace(spec: &SubjectAccessReviewSpec, namespace: &str) -> Result<()> {
-    let asked = spec.resource_attributes.as_ref().and_then(|r| r.namespace.as_deref()).unwrap_or_default();
-    if asked == namespace {
-        return Ok(());
+fn in_namespace(spec: &SubjectAccessReviewSpec, namespace: &str, path: &Path, errors: &mut Errors) {
+    if let Some(asked) = &spec.non_resource_attributes {
+        errors.invalid(&path.child("nonResourceAttributes"), asked, "disallowed on this kind of request");
     }
-    let mut errors = Errors::default();
-    let path = Path::new("spec").child("resourceAttributes").child("namespace");
-    errors.invalid(&path, asked, "must match metadata.namespace");
-    Err(invalid("LocalSubjectAccessReview", errors))
+    if let Some(asked) = &spec.resource_attributes {
+        let asked = asked.namespace.as_deref().unwrap_or_default();
+        if asked != namespace {
+            let path = path.child("resourceAttributes").child("namespace");
+            errors.invalid(&path, asked, "must match metadata.namespace");
+        }
+    }
 }
 
 fn invalid(kind: &str, errors: Errors) -> ApiError {

@@ -1,7 +1,7 @@
 //! Admission by expressions: ValidatingAdmissionPolicy, MutatingAdmissionPolicy and their bindings. Stored and served;
 //! nothing evaluates them yet, and a warning says so.
 
-use super::shared::{cells, label_selector, pod_spec, repeats};
+use super::shared::{cells, label_selector, object_meta, pod_spec, repeats};
 use super::webhooks::validate_conditions;
 use super::{Column, Kind, Subresource};
 use api::field::{Errors, Path};
@@ -173,6 +173,7 @@ impl Kind for ValidatingPolicies {
     type Object = ValidatingAdmissionPolicy;
     const PLURAL: &'static str = "validatingadmissionpolicies";
     const SINGULAR: &'static str = "validatingadmissionpolicy";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const CATEGORIES: &'static [&'static str] = &["api-extensions"];
     const NAMESPACED: bool = false;
     const SUBRESOURCES: &'static [Subresource] = &[Subresource::Status];
@@ -207,6 +208,7 @@ impl Kind for ValidatingPolicies {
     }
     fn prepare_status_update(new: &mut ValidatingAdmissionPolicy, old: &ValidatingAdmissionPolicy) {
         new.spec = old.spec.clone();
+        object_meta::keep(&mut new.metadata, &old.metadata);
     }
     fn generation_changed(new: &ValidatingAdmissionPolicy, old: &ValidatingAdmissionPolicy) -> Option<bool> {
         Some(new.spec != old.spec)
@@ -260,6 +262,7 @@ impl Kind for MutatingPolicies {
     type Object = MutatingAdmissionPolicy;
     const PLURAL: &'static str = "mutatingadmissionpolicies";
     const SINGULAR: &'static str = "mutatingadmissionpolicy";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const CATEGORIES: &'static [&'static str] = &["api-extensions"];
     const NAMESPACED: bool = false;
     const COLUMNS: &'static [Column] = &[
@@ -329,6 +332,7 @@ impl Kind for ValidatingBindings {
     type Object = ValidatingAdmissionPolicyBinding;
     const PLURAL: &'static str = "validatingadmissionpolicybindings";
     const SINGULAR: &'static str = "validatingadmissionpolicybinding";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const CATEGORIES: &'static [&'static str] = &["api-extensions"];
     const NAMESPACED: bool = false;
     const COLUMNS: &'static [Column] = BINDING_COLUMNS;
@@ -386,6 +390,7 @@ impl Kind for MutatingBindings {
     type Object = MutatingAdmissionPolicyBinding;
     const PLURAL: &'static str = "mutatingadmissionpolicybindings";
     const SINGULAR: &'static str = "mutatingadmissionpolicybinding";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const CATEGORIES: &'static [&'static str] = &["api-extensions"];
     const NAMESPACED: bool = false;
     const COLUMNS: &'static [Column] = BINDING_COLUMNS;

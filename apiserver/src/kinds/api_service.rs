@@ -20,6 +20,7 @@ impl Kind for ApiServices {
     type Object = APIService;
     const PLURAL: &'static str = "apiservices";
     const SINGULAR: &'static str = "apiservice";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const CATEGORIES: &'static [&'static str] = &["api-extensions"];
     const NAMESPACED: bool = false;
     const SUBRESOURCES: &'static [Subresource] = &[Subresource::Status];
@@ -36,7 +37,7 @@ impl Kind for ApiServices {
         }
     }
 
-    spec_and_status!(APIService, no generation);
+    spec_and_status!(APIService, status alone);
 
     fn validate(object: &APIService) -> Errors {
         let (mut errors, path) = (Errors::default(), Path::new("spec"));

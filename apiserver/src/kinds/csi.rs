@@ -34,6 +34,7 @@ impl Kind for CsiDrivers {
     type Object = CSIDriver;
     const PLURAL: &'static str = "csidrivers";
     const SINGULAR: &'static str = "csidriver";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const NAMESPACED: bool = false;
     const COLUMNS: &'static [Column] = &[
         Column::name(),
@@ -64,8 +65,13 @@ impl Kind for CsiDrivers {
         }
     }
 
-    fn generation_changed(new: &CSIDriver, old: &CSIDriver) -> Option<bool> {
-        Some(new.spec != old.spec)
+    fn warnings(object: &CSIDriver) -> Vec<String> {
+        let spec = &object.spec;
+        let asks = spec.token_requests.as_ref().is_some_and(|r| !r.is_empty());
+        let unset = asks && spec.service_account_token_in_secrets.is_none();
+        let text = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent \
+                    possible logging of tokens in volume attributes";
+        unset.then(|| text.to_owned()).into_iter().collect()
     }
 
     fn validate(object: &CSIDriver) -> Errors {
@@ -148,6 +154,7 @@ impl Kind for CsiNodes {
     type Object = CSINode;
     const PLURAL: &'static str = "csinodes";
     const SINGULAR: &'static str = "csinode";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const NAMESPACED: bool = false;
     const COLUMNS: &'static [Column] = &[
         Column::name(),
@@ -217,6 +224,7 @@ impl Kind for CsiStorageCapacities {
     type Object = CSIStorageCapacity;
     const PLURAL: &'static str = "csistoragecapacities";
     const SINGULAR: &'static str = "csistoragecapacity";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const COLUMNS: &'static [Column] = &[
         Column::name(),
         Column::new("StorageClassName", "string", 0, "The class the capacity is reported for."),

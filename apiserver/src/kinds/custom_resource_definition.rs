@@ -86,6 +86,8 @@ impl Kind for CustomResourceDefinitions {
     }
 
     fn prepare_deletion(object: &mut CustomResourceDefinition) {
+        // Kubernetes tells of no grace here.
+        object.metadata.deletion_grace_period_seconds = None;
         let finalizers = object.metadata.finalizers.get_or_insert_default();
         if !finalizers.iter().any(|f| f == CLEANUP) {
             finalizers.push(CLEANUP.to_owned());

@@ -1,5 +1,6 @@
 //! DaemonSet: one pod on every node that fits.
 
+use super::shared::label_selector::Needed;
 use super::shared::{cells, int_or_percent, label_selector, object_meta, pod_template};
 use super::{Column, Kind, Subresource};
 use api::field::{Errors, Path};
@@ -81,12 +82,17 @@ impl Kind for DaemonSets {
         let (mut errors, none) = (Errors::default(), DaemonSetSpec::default());
         let spec = object.spec.as_ref().unwrap_or(&none);
         let path = Path::new("spec");
-        label_selector::validate_needed(&spec.selector, "daemonset", &path.child("selector"), &mut errors);
-        let selector = Selector::from_label_selector(Some(&spec.selector)).ok();
+        let found =
+            match label_selector::validate_needed(&spec.selector, &path.child("selector"), &mut errors) {
+                Needed::Missing => None,
+                // Named already; whether the template fits nobody can say.
+                Needed::Faulty => Some(Selector::default()),
+                Needed::Good(selector) => Some(selector),
+            };
         let template_path = path.child("template");
         pod_template::validate_selected(
             &spec.template,
-            selector.as_ref(),
+            found.as_ref(),
             "DaemonSet",
             &template_path,
             &mut errors,

@@ -13,11 +13,49 @@ use std::cell::RefCell;
 use std::fmt;
 
 /// Fields whose empty string says something else than their absence.
-const EMPTY_IS_SET: [(&str, &str); 4] = [
+const EMPTY_IS_SET: [(&str, &str); 41] = [
     ("PersistentVolumeClaimSpec", "storageClassName"),
     ("PersistentVolumeClaimSpec", "volumeAttributesClassName"),
     ("HostPathVolumeSource", "type"),
     ("EndpointPort", "name"),
+    // Empty is no value of these, and is refused rather than taken for none.
+    ("CSIDriverSpec", "fsGroupPolicy"),
+    ("CronJobSpec", "timeZone"),
+    ("EndpointAddress", "nodeName"),
+    ("EndpointPort", "appProtocol"),
+    ("HPAScalingRules", "selectPolicy"),
+    ("IngressClassParametersReference", "apiGroup"),
+    ("IngressSpec", "ingressClassName"),
+    ("JobSpec", "completionMode"),
+    ("JobSpec", "managedBy"),
+    ("JobSpec", "podReplacementPolicy"),
+    ("MatchResources", "matchPolicy"),
+    ("MutatingAdmissionPolicySpec", "failurePolicy"),
+    ("MutatingWebhook", "failurePolicy"),
+    ("MutatingWebhook", "matchPolicy"),
+    ("MutatingWebhook", "reinvocationPolicy"),
+    ("NamedRuleWithOperations", "scope"),
+    ("NetworkPolicyPort", "protocol"),
+    ("PersistentVolumeClaimSpec", "volumeMode"),
+    ("PodDisruptionBudgetSpec", "unhealthyPodEvictionPolicy"),
+    ("PodFailurePolicyOnExitCodesRequirement", "containerName"),
+    ("PodResourceClaim", "resourceClaimName"),
+    ("PodResourceClaim", "resourceClaimTemplateName"),
+    ("PodSecurityContext", "seLinuxChangePolicy"),
+    ("PodSpec", "hostnameOverride"),
+    ("RuleWithOperations", "scope"),
+    ("ServicePort", "appProtocol"),
+    ("ServiceSpec", "internalTrafficPolicy"),
+    ("ServiceSpec", "ipFamilyPolicy"),
+    ("ServiceSpec", "loadBalancerClass"),
+    ("ServiceSpec", "trafficDistribution"),
+    ("StorageClass", "volumeBindingMode"),
+    ("ValidatingAdmissionPolicySpec", "failurePolicy"),
+    ("ValidatingWebhook", "failurePolicy"),
+    ("ValidatingWebhook", "matchPolicy"),
+    ("VolumeMount", "mountPropagation"),
+    ("VolumeMount", "recursiveReadOnly"),
+    ("Validation", "reason"),
 ];
 
 /// The decoded object and the paths of the fields it does not know.
@@ -122,8 +160,9 @@ impl Decoder<'_> {
         let found = match &self.value {
             Value::Null => "null".to_owned(),
             Value::Bool(_) => "bool".to_owned(),
-            Value::Number(_) if expected == "string" => "number".to_owned(),
-            Value::Number(n) => format!("number {n}"),
+            // Only where a number is wanted it matters which.
+            Value::Number(n) if is_number(expected) => format!("number {n}"),
+            Value::Number(_) => "number".to_owned(),
             Value::String(_) => "string".to_owned(),
             Value::Array(_) => "array".to_owned(),
             Value::Object(_) => "object".to_owned(),
@@ -213,8 +252,13 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let context = self.context;
         match self.value {
+            Value::String(s) if is_bytes::<V::Value>() => {
+                let fault = base64_fault(&s);
+                visitor.visit_string(s).map_err(|e: Error| fault.map_or(e, Error))
+            }
             Value::String(s) => visitor.visit_string(s).map_err(|e: Error| Self::located(context, e)),
             Value::Null => visitor.visit_str(""),
+            _ if is_bytes::<V::Value>() => Err(self.mismatch("[]uint8")),
             _ => Err(self.mismatch("string")),
         }
     }
@@ -232,9 +276,10 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
                 entries.is_empty() && is("core::option::Option<alloc::collections::btree::map")
             }
             Value::String(text) => {
+                let string = is("core::option::Option<alloc::string::String>");
                 text.is_empty()
-                    && is("core::option::Option<alloc::string::String>")
-                    && !self.context.is_at(&EMPTY_IS_SET)
+                    && (string && !self.context.is_at(&EMPTY_IS_SET)
+                        || is("core::option::Option<k8s_openapi::ByteString>"))
             }
             Value::Bool(value) => !value && self.context.is_zero_unset(),
             Value::Number(number) => number.as_i64() == Some(0) && self.context.is_zero_unset(),
@@ -254,11 +299,12 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
             Value::String(s) => s.trim().to_owned(),
             Value::Number(n) => n.to_string(),
             Value::Null => "0".to_owned(),
-            _ => return Err(self.mismatch("resource.Quantity")),
+            // Kubernetes hands whatever is there to the parser of quantities, which says no.
+            other => other.to_string(),
         };
         match text.parse::<api::quantity::Quantity>() {
             Ok(quantity) => visitor.visit_string(quantity.to_string()),
-            Err(e) => Err(Self::located(self.context, Error(e.to_string()))),
+            Err(e) => Err(Error(e.to_string())),
         }
     }
 
@@ -367,6 +413,23 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
         self.context.path.borrow_mut().pop();
         Ok(value)
     }
+}
+
+fn is_number(go: &str) -> bool {
+    ["int", "uint", "float"].iter().any(|prefix| go.starts_with(prefix))
+}
+
+fn is_bytes<T>() -> bool {
+    std::any::type_name::<T>() == "k8s_openapi::ByteString"
+}
+
+/// Where base64 goes wrong, in the words of Kubernetes' decoder.
+fn base64_fault(text: &str) -> Option<String> {
+    let text: Vec<u8> = text.bytes().filter(|b| !matches!(b, b'\r' | b'\n')).collect();
+    let body = text.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
+    let wrong = text[..body].iter().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')));
+    let at = wrong.or_else(|| (text.len() % 4 != 0).then_some(text.len() / 4 * 4))?;
+    Some(format!("illegal base64 data at input byte {at}"))
 }
 
 /// `alloc::vec::Vec<k8s_openapi::v1_36::api::core::v1::container::Container>` → `[]v1.Container`: what people know from

@@ -1,10 +1,9 @@
 //! Deployment: ReplicaSets that follow one another.
 
 use super::shared::spec_and_status::spec_and_status;
-use super::shared::{cells, int_or_percent, label_selector, object_meta, pod_template};
+use super::shared::{cells, int_or_percent, object_meta, pod_template};
 use super::{Column, Kind, Subresource};
 use api::field::{Errors, Path};
-use api::selector::Selector;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStatus, DeploymentStrategy, RollingUpdateDeployment,
@@ -65,15 +64,13 @@ impl Kind for Deployments {
         let spec = object.spec.as_ref().unwrap_or(&none);
         let path = Path::new("spec");
         pod_template::not_negative([("replicas", spec.replicas)], &path, &mut errors);
-        label_selector::validate_needed(&spec.selector, "deployment", &path.child("selector"), &mut errors);
-        let selector = Selector::from_label_selector(Some(&spec.selector)).ok();
-        let template_path = path.child("template");
         // The pods are a ReplicaSet's: so are the words.
-        pod_template::validate_selected(
+        pod_template::validate_with_selector(
+            &spec.selector,
+            "invalid label selector",
             &spec.template,
-            selector.as_ref(),
             "ReplicaSet",
-            &template_path,
+            &path,
             &mut errors,
         );
         let none = DeploymentStrategy::default();

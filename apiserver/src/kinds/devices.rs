@@ -33,6 +33,7 @@ impl Kind for DeviceClasses {
     type Object = DeviceClass;
     const PLURAL: &'static str = "deviceclasses";
     const SINGULAR: &'static str = "deviceclass";
+    const RETURNS_DELETED: bool = true;
     const NAMESPACED: bool = false;
 
     fn validate(object: &DeviceClass) -> Errors {
@@ -146,6 +147,7 @@ impl Kind for ResourceClaims {
     type Object = ResourceClaim;
     const PLURAL: &'static str = "resourceclaims";
     const SINGULAR: &'static str = "resourceclaim";
+    const RETURNS_DELETED: bool = true;
     const SUBRESOURCES: &'static [Subresource] = &[Subresource::Status];
     const COLUMNS: &'static [Column] = &[
         Column::name(),
@@ -170,6 +172,7 @@ impl Kind for ResourceClaims {
     }
     fn prepare_status_update(new: &mut ResourceClaim, old: &ResourceClaim) {
         new.spec = old.spec.clone();
+        object_meta::keep(&mut new.metadata, &old.metadata);
     }
 
     fn validate(object: &ResourceClaim) -> Errors {
@@ -223,6 +226,7 @@ impl Kind for ResourceClaimTemplates {
     type Object = ResourceClaimTemplate;
     const PLURAL: &'static str = "resourceclaimtemplates";
     const SINGULAR: &'static str = "resourceclaimtemplate";
+    const RETURNS_DELETED: bool = true;
 
     fn default(object: &mut ResourceClaimTemplate) {
         default_claim(object.spec.spec.devices.as_mut());
@@ -255,6 +259,7 @@ impl Kind for ResourceSlices {
     type Object = ResourceSlice;
     const PLURAL: &'static str = "resourceslices";
     const SINGULAR: &'static str = "resourceslice";
+    const RETURNS_DELETED: bool = true;
     const NAMESPACED: bool = false;
     const COLUMNS: &'static [Column] = &[
         Column::name(),

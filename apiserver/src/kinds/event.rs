@@ -152,7 +152,6 @@ impl Kind for EventsV1 {
         "regarding.fieldPath",
         "reason",
         "reportingController",
-        "source",
         "type",
     ];
 
@@ -198,8 +197,10 @@ impl Kind for EventsV1 {
         Events::row(&to_core(object), now)
     }
     fn selectable_fields(object: &new::Event) -> Vec<(&'static str, String)> {
-        let fields = Events::selectable_fields(&to_core(object));
-        Self::SELECTABLE.iter().copied().zip(fields.into_iter().map(|(_, value)| value)).collect()
+        // What core/v1 selects, in its order; here the source has no name.
+        let fields =
+            Events::selectable_fields(&to_core(object)).into_iter().filter(|(name, _)| *name != "source");
+        Self::SELECTABLE.iter().copied().zip(fields.map(|(_, value)| value)).collect()
     }
 }
 

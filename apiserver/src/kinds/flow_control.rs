@@ -50,7 +50,10 @@ impl Kind for FlowSchemas {
         }
     }
 
-    spec_and_status!(FlowSchema);
+    spec_and_status!(FlowSchema, status alone);
+    fn generation_changed(new: &FlowSchema, old: &FlowSchema) -> Option<bool> {
+        Some(new.spec != old.spec)
+    }
 
     fn validate(object: &FlowSchema) -> Errors {
         let (mut errors, path) = (Errors::default(), Path::new("spec"));
@@ -159,7 +162,13 @@ impl Kind for PriorityLevels {
         }
     }
 
-    spec_and_status!(PriorityLevelConfiguration);
+    spec_and_status!(PriorityLevelConfiguration, status alone);
+    fn generation_changed(
+        new: &PriorityLevelConfiguration,
+        old: &PriorityLevelConfiguration,
+    ) -> Option<bool> {
+        Some(new.spec != old.spec)
+    }
 
     fn validate(object: &PriorityLevelConfiguration) -> Errors {
         let (mut errors, path) = (Errors::default(), Path::new("spec"));

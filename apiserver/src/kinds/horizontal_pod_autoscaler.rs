@@ -5,16 +5,18 @@
 //! Kubernetes, so that a client of v1 that reads and writes loses nothing; see `typed.rs` for how two versions share
 //! one store.
 
-use super::shared::{cells, label_selector, pod_spec, pod_template};
+use super::shared::{cells, pod_template};
 use super::{Column, Kind, Subresource};
 use api::field::{Errors, Path};
-use api::names;
-use api::quantity;
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::{v1, v2};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+
+mod validate;
+
+use validate::{has_group, validate_metric, validate_reference, validate_rules};
 
 const DEFAULT_UTILIZATION: i32 = 80;
 const MAX_PERIOD_SECONDS: i32 = 1800;
@@ -80,44 +82,17 @@ impl Kind for Autoscalers {
     fn prepare_status_update(new: &mut v2::HorizontalPodAutoscaler, old: &v2::HorizontalPodAutoscaler) {
         new.spec = old.spec.clone();
     }
-    fn generation_changed(
-        new: &v2::HorizontalPodAutoscaler,
-        old: &v2::HorizontalPodAutoscaler,
-    ) -> Option<bool> {
-        Some(new.spec != old.spec)
-    }
 
     fn validate(object: &v2::HorizontalPodAutoscaler) -> Errors {
-        let (mut errors, path, spec) = (Errors::default(), Path::new("spec"), &object.spec);
-        if let Some(min) = spec.min_replicas.filter(|m| *m < 1) {
-            errors.invalid(&path.child("minReplicas"), min, "must be greater than or equal to 1");
-        }
-        let max = path.child("maxReplicas");
-        match spec.max_replicas {
-            0 => errors.required(&max, "must be set and greater than 0"),
-            n if n < 0 => errors.invalid(&max, n, "must be greater than or equal to 1"),
-            n if n < spec.min_replicas.unwrap_or(0) => {
-                errors.invalid(&max, n, "must be greater than or equal to `minReplicas`");
-            }
-            _ => {}
-        }
-        validate_reference(&spec.scale_target_ref, &path.child("scaleTargetRef"), &mut errors);
-        for (i, metric) in spec.metrics.iter().flatten().enumerate() {
-            validate_metric(metric, &path.child("metrics").index(i), &mut errors);
-        }
-        if let Some(behavior) = &spec.behavior {
-            let path = path.child("behavior");
-            for (field, rules) in [("scaleUp", &behavior.scale_up), ("scaleDown", &behavior.scale_down)] {
-                if let Some(rules) = rules {
-                    validate_rules(rules, &path.child(field), &mut errors);
-                }
-            }
-        }
-        errors
+        let reference = &object.spec.scale_target_ref;
+        validate_spec(&object.spec, reference.kind != "ReplicationController")
     }
 
-    fn validate_update(new: &v2::HorizontalPodAutoscaler, _: &v2::HorizontalPodAutoscaler) -> Errors {
-        Self::validate(new)
+    fn validate_update(new: &v2::HorizontalPodAutoscaler, old: &v2::HorizontalPodAutoscaler) -> Errors {
+        // What was made without a group may stay so.
+        let reference = &new.spec.scale_target_ref;
+        let needed = reference.kind != "ReplicationController" && has_group(&old.spec.scale_target_ref);
+        validate_spec(&new.spec, needed)
     }
 
     fn validate_status_update(new: &v2::HorizontalPodAutoscaler, _: &v2::HorizontalPodAutoscaler) -> Errors {
@@ -145,6 +120,35 @@ impl Kind for Autoscalers {
             cells::age(&object.metadata, now),
         ]
     }
+}
+
+fn validate_spec(spec: &v2::HorizontalPodAutoscalerSpec, needs_group: bool) -> Errors {
+    let (mut errors, path) = (Errors::default(), Path::new("spec"));
+    if let Some(min) = spec.min_replicas.filter(|m| *m < 1) {
+        errors.invalid(&path.child("minReplicas"), min, "must be greater than or equal to 1");
+    }
+    let max = path.child("maxReplicas");
+    match spec.max_replicas {
+        0 => errors.required(&max, "must be set and greater than 0"),
+        n if n < 0 => errors.invalid(&max, n, "must be greater than or equal to 1"),
+        _ => {}
+    }
+    if spec.min_replicas.is_some_and(|min| spec.max_replicas < min) {
+        errors.invalid(&max, spec.max_replicas, "must be greater than or equal to `minReplicas`");
+    }
+    validate_reference(&spec.scale_target_ref, needs_group, &path.child("scaleTargetRef"), &mut errors);
+    for (i, metric) in spec.metrics.iter().flatten().enumerate() {
+        validate_metric(metric, &path.child("metrics").index(i), &mut errors);
+    }
+    if let Some(behavior) = &spec.behavior {
+        let path = path.child("behavior");
+        for (field, rules) in [("scaleUp", &behavior.scale_up), ("scaleDown", &behavior.scale_down)] {
+            if let Some(rules) = rules {
+                validate_rules(rules, &path.child(field), &mut errors);
+            }
+        }
+    }
+    errors
 }
 
 fn cpu_metric(percent: i32) -> v2::MetricSpec {
@@ -222,131 +226,6 @@ fn targets(metrics: &[v2::MetricSpec], current: &[v2::MetricStatus]) -> String {
     }
 }
 
-fn validate_reference(reference: &v2::CrossVersionObjectReference, path: &Path, errors: &mut Errors) {
-    for (field, text) in [("kind", &reference.kind), ("name", &reference.name)] {
-        match text.as_str() {
-            "" => errors.required(&path.child(field), ""),
-            text => errors.invalid_each(&path.child(field), text, names::path_segment(text)),
-        }
-    }
-    let version = reference.api_version.as_deref().unwrap_or_default();
-    if version.matches('/').count() > 1 {
-        let detail = format!("unexpected GroupVersion string: {version}");
-        errors.invalid(&path.child("apiVersion"), version, detail);
-    }
-}
-
-fn validate_metric(spec: &v2::MetricSpec, path: &Path, errors: &mut Errors) {
-    let sources = [
-        ("ContainerResource", "containerResource", spec.container_resource.is_some()),
-        ("External", "external", spec.external.is_some()),
-        ("Object", "object", spec.object.is_some()),
-        ("Pods", "pods", spec.pods.is_some()),
-        ("Resource", "resource", spec.resource.is_some()),
-    ];
-    let types = sources.map(|(type_, _, _)| type_);
-    pod_spec::enumerated(Some(&spec.type_), &types, &path.child("type"), errors);
-    for (type_, field, there) in sources {
-        match (type_ == spec.type_, there) {
-            (true, false) => {
-                let detail = "must populate information for the given metric source";
-                errors.required(&path.child(field), detail);
-            }
-            (false, true) => {
-                errors.forbidden(&path.child(field), "must populate the given metric source only")
-            }
-            _ => {}
-        }
-    }
-    let Some((name, target, _)) = target(spec, None) else { return };
-    let field = sources.iter().find(|(type_, _, _)| *type_ == spec.type_).map_or("", |s| s.1);
-    let path = path.child(field);
-    if name == Some("") {
-        errors.required(&path.child("name"), "must specify a resource name");
-    }
-    let metric = spec.pods.as_ref().map(|s| &s.metric);
-    let metric =
-        metric.or(spec.object.as_ref().map(|s| &s.metric)).or(spec.external.as_ref().map(|s| &s.metric));
-    if let Some(metric) = metric {
-        if metric.name.is_empty() {
-            errors.required(&path.child("metric").child("name"), "must specify a metric name");
-        }
-        if let Some(selector) = &metric.selector {
-            label_selector::validate(selector, &path.child("metric").child("selector"), errors);
-        }
-    }
-    if let Some(object) = &spec.object {
-        validate_reference(&object.described_object, &path.child("describedObject"), errors);
-    }
-    let path = path.child("target");
-    let types = ["AverageValue", "Utilization", "Value"];
-    pod_spec::enumerated(Some(&target.type_), &types, &path.child("type"), errors);
-    for (field, amount) in [("value", &target.value), ("averageValue", &target.average_value)] {
-        if let Some(amount) = amount.as_ref().filter(|a| !quantity::of(Some(a)).is_positive()) {
-            errors.invalid(&path.child(field), &amount.0, "must be positive");
-        }
-    }
-    if let Some(percent) = target.average_utilization.filter(|p| *p < 1) {
-        errors.invalid(&path.child("averageUtilization"), percent, "must be greater than 0");
-    }
-    let (value, average) = (target.value.is_some(), target.average_value.is_some());
-    match (name.is_some(), target.average_utilization.is_some(), average) {
-        (true, false, false) => {
-            let detail = "must set either a target raw value or a target utilization";
-            errors.required(&path.child("averageUtilization"), detail);
-        }
-        (true, true, true) => {
-            let detail = "may not set both a target raw value and a target utilization";
-            errors.forbidden(&path.child("averageValue"), detail);
-        }
-        (false, _, false) if spec.type_ == "Pods" => {
-            errors.required(&path.child("averageValue"), "must specify a positive target averageValue");
-        }
-        (false, _, false) if !value => {
-            errors.required(&path.child("averageValue"), "must set either a target value or averageValue");
-        }
-        _ => {}
-    }
-}
-
-fn validate_rules(rules: &v2::HPAScalingRules, path: &Path, errors: &mut Errors) {
-    let window = path.child("stabilizationWindowSeconds");
-    match rules.stabilization_window_seconds {
-        Some(seconds) if seconds < 0 => {
-            errors.invalid(&window, seconds, "must be greater than or equal to zero");
-        }
-        Some(seconds) if seconds > MAX_WINDOW_SECONDS => {
-            errors.invalid(&window, seconds, format!("must be less than or equal to {MAX_WINDOW_SECONDS}"));
-        }
-        _ => {}
-    }
-    let selects = ["Disabled", "Max", "Min"];
-    if let Some(other) = rules.select_policy.as_deref().filter(|p| !selects.contains(p)) {
-        errors.not_supported(&path.child("selectPolicy"), other, &selects);
-    }
-    let policies = rules.policies.as_deref().unwrap_or_default();
-    let at = path.child("policies");
-    if policies.is_empty() {
-        errors.required(&at, "must specify at least one Policy");
-    }
-    for (i, policy) in policies.iter().enumerate() {
-        let path = at.index(i);
-        pod_spec::enumerated(Some(&policy.type_), &["Percent", "Pods"], &path.child("type"), errors);
-        for (field, number) in [("value", policy.value), ("periodSeconds", policy.period_seconds)] {
-            if number <= 0 {
-                errors.invalid(&path.child(field), number, "must be greater than zero");
-            }
-        }
-        if policy.period_seconds > MAX_PERIOD_SECONDS {
-            let detail = format!("must be less than or equal to {MAX_PERIOD_SECONDS}");
-            errors.invalid(&path.child("periodSeconds"), policy.period_seconds, detail);
-        }
-    }
-    if let Some(tolerance) = rules.tolerance.as_ref().filter(|t| quantity::of(Some(t)).is_negative()) {
-        errors.invalid(&path.child("tolerance"), &tolerance.0, pod_template::NEGATIVE);
-    }
-}
-
 /// autoscaling/v1: the same objects, as clients of the first version see them.
 pub(super) struct AutoscalersV1;
 
@@ -384,12 +263,6 @@ impl Kind for AutoscalersV1 {
     fn prepare_status_update(new: &mut v1::HorizontalPodAutoscaler, old: &v1::HorizontalPodAutoscaler) {
         new.spec = old.spec.clone();
         keep(new, old, &[METRICS, BEHAVIOR]);
-    }
-    fn generation_changed(
-        new: &v1::HorizontalPodAutoscaler,
-        old: &v1::HorizontalPodAutoscaler,
-    ) -> Option<bool> {
-        Autoscalers::generation_changed(&to_v2(new), &to_v2(old))
     }
     fn validate(object: &v1::HorizontalPodAutoscaler) -> Errors {
         Autoscalers::validate(&to_v2(object))
@@ -556,7 +429,25 @@ mod tests {
         );
         assert_eq!(
             faults(|s| s["scaleTargetRef"] = json!({"kind": "", "name": "x"})),
-            ["spec.scaleTargetRef.kind: Required value"]
+            [
+                "spec.scaleTargetRef.kind: Required value",
+                "spec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group",
+            ]
+        );
+        // Several sources: the first is looked into, all but the named one are refused.
+        assert_eq!(
+            faults(|s| {
+                let metric = json!({"metric": {"name": "a/b"}, "target": {"type": "Other"}});
+                s["metrics"] = json!([{"type": "Pods", "pods": metric, "external": metric}]);
+            }),
+            [
+                "spec.metrics[0].external.metric.name: Invalid value: \"a/b\": may not contain '/'",
+                "spec.metrics[0].external.target.type: Invalid value: \"Other\": must be either Utilization, Value, or \
+                 AverageValue",
+                "spec.metrics[0].external.target.averageValue: Required value: must set either a target value for metric \
+                 or a per-pod target",
+                "spec.metrics[0].external: Forbidden: must populate the given metric source only",
+            ]
         );
     }
 

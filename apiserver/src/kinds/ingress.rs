@@ -243,7 +243,7 @@ fn validate_backend(backend: &IngressBackend, path: &Path, errors: &mut Errors) 
     let at = path.child("service");
     match service.name.as_str() {
         "" => errors.required(&at.child("name"), ""),
-        name => errors.invalid_each(&at.child("name"), name, names::dns1035_label(name)),
+        name => errors.invalid_each(&at.child("name"), name, names::dns_label(name)),
     }
     let port = service.port.clone().unwrap_or_default();
     let name = port.name.as_deref().filter(|n| !n.is_empty());

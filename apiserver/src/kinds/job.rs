@@ -65,6 +65,11 @@ impl Kind for Jobs {
     fn prepare_create(object: &mut Job) {
         object.status = Some(JobStatus::default());
         generate_selector(object);
+        // A Job without labels gets those of its pods.
+        let labels = object.spec.as_ref().and_then(|s| s.template.metadata.as_ref()?.labels.clone());
+        if object.metadata.labels.as_ref().is_none_or(|l| l.is_empty()) {
+            object.metadata.labels = labels;
+        }
     }
 
     fn prepare_update(new: &mut Job, old: &Job) {

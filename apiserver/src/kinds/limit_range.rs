@@ -1,7 +1,7 @@
 //! LimitRange: what one pod, container or claim of a namespace may ask for. Admission applies it.
 
 use super::shared::cells;
-use super::{Column, Kind};
+use super::{Column, Kind, resource_quota};
 use api::field::{Errors, Path};
 use api::names;
 use api::quantity::{self, Quantity};
@@ -21,6 +21,7 @@ impl Kind for LimitRanges {
     type Object = LimitRange;
     const PLURAL: &'static str = "limitranges";
     const SINGULAR: &'static str = "limitrange";
+    const CREATE_ON_UPDATE: bool = true;
     const SHORT_NAMES: &'static [&'static str] = &["limits"];
     const COLUMNS: &'static [Column] =
         &[Column::name(), Column::new("Created At", "date", 0, "When the object was made.")];
@@ -75,6 +76,27 @@ fn fill(into: &mut Amounts, from: &Amounts) {
     }
 }
 
+/// What is limited must be something: one of Kubernetes' own resources, or with a domain in front.
+fn resource_name(name: &str, of_container: bool, path: &Path, errors: &mut Errors) {
+    let faults = names::qualified_name(name);
+    if !faults.is_empty() {
+        errors.invalid_each(path, name, faults);
+        return;
+    }
+    let own = name.contains("kubernetes.io/") || !name.contains('/');
+    if !name.contains('/') && !resource_quota::is_standard(name) && name != "storage" {
+        errors.invalid(path, name, "must be a standard resource type or fully qualified");
+    }
+    if of_container && !name.contains('/') {
+        let known = ["cpu", "memory", "ephemeral-storage"].contains(&name) || name.starts_with("hugepages-");
+        if !known {
+            errors.invalid(path, name, "must be a standard resource for containers");
+        }
+    } else if of_container && !own && name.starts_with("requests.") {
+        errors.invalid(path, name, "doesn't follow extended resource name standard");
+    }
+}
+
 fn validate_item(item: &LimitRangeItem, path: &Path, errors: &mut Errors) {
     let fields: [(&str, &Amounts); 5] = [
         ("max", &item.max),
@@ -92,7 +114,8 @@ fn validate_item(item: &LimitRangeItem, path: &Path, errors: &mut Errors) {
             continue;
         }
         for (name, _) in amounts.iter().flatten() {
-            errors.invalid_each(&path.child(field).key(name), name, names::qualified_name(name));
+            let of_container = matches!(item.type_.as_str(), "Pod" | "Container");
+            resource_name(name, of_container, &path.child(field).key(name), errors);
             keys.insert(name.as_str());
         }
     }

@@ -107,6 +107,8 @@ impl Kind for Namespaces {
 
     fn prepare_deletion(object: &mut Namespace) {
         object.status.get_or_insert_default().phase = Some("Terminating".to_owned());
+        // Kubernetes tells of no grace here.
+        object.metadata.deletion_grace_period_seconds = None;
     }
 }
 

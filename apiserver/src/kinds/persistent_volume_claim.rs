@@ -8,7 +8,8 @@ use api::field::{Errors, Path};
 use api::{names, quantity};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, TypedObjectReference,
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, TypedLocalObjectReference,
+    TypedObjectReference,
 };
 use serde_json::Value;
 
@@ -47,10 +48,23 @@ impl Kind for PersistentVolumeClaims {
     fn prepare_create(object: &mut PersistentVolumeClaim) {
         object.status =
             Some(PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..Default::default() });
+        let Some(spec) = &mut object.spec else { return };
+        if !spec.data_source.as_ref().is_some_and(is_claim_or_snapshot) {
+            spec.data_source = None;
+        }
+        unite_sources(spec);
     }
 
     fn prepare_update(new: &mut PersistentVolumeClaim, old: &PersistentVolumeClaim) {
         new.status = old.status.clone();
+        let Some(spec) = &mut new.spec else { return };
+        // What is there already stays; see `prepare_create`.
+        let in_use =
+            old.spec.as_ref().is_some_and(|s| s.data_source.is_some() || s.data_source_ref.is_some());
+        if !in_use && !spec.data_source.as_ref().is_some_and(is_claim_or_snapshot) {
+            spec.data_source = None;
+        }
+        unite_sources(spec);
     }
 
     fn prepare_status_update(new: &mut PersistentVolumeClaim, old: &PersistentVolumeClaim) {
@@ -161,6 +175,8 @@ pub(super) fn warnings(spec: &PersistentVolumeClaimSpec, path: &Path) -> Vec<Str
     let mut texts = Vec::new();
     let requests = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
     fractional(requests, &["storage"], &path.child("resources").child("requests"), &mut texts);
+    let limits = spec.resources.as_ref().and_then(|r| r.limits.as_ref());
+    fractional(limits, &["storage"], &path.child("resources").child("limits"), &mut texts);
     texts
 }
 
@@ -168,7 +184,23 @@ pub(super) fn warnings(spec: &PersistentVolumeClaimSpec, path: &Path) -> Vec<Str
 pub(super) fn default_spec(spec: &mut PersistentVolumeClaimSpec) {
     spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
     spec.resources.get_or_insert_default();
-    // Two spellings of where the data comes from follow one another (within the namespace).
+}
+
+/// What is not a claim or a snapshot, the older spelling cannot say.
+fn is_claim_or_snapshot(source: &TypedLocalObjectReference) -> bool {
+    let group = source.api_group.as_deref().unwrap_or_default();
+    matches!(
+        (group, source.kind.as_str()),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    )
+}
+
+/// Two spellings of where the data comes from follow one another (within the namespace).
+fn unite_sources(spec: &mut PersistentVolumeClaimSpec) {
+    if let Some(source) = &mut spec.data_source_ref {
+        // Data from another namespace is a feature that is off.
+        source.namespace = None;
+    }
     match (&spec.data_source, &spec.data_source_ref) {
         (Some(source), None) => {
             spec.data_source_ref = Some(TypedObjectReference {
@@ -178,14 +210,34 @@ pub(super) fn default_spec(spec: &mut PersistentVolumeClaimSpec) {
                 namespace: None,
             });
         }
-        (None, Some(source)) if source.namespace.as_deref().unwrap_or("").is_empty() => {
-            spec.data_source = Some(k8s_openapi::api::core::v1::TypedLocalObjectReference {
+        (None, Some(source)) => {
+            spec.data_source = Some(TypedLocalObjectReference {
                 api_group: source.api_group.clone(),
                 kind: source.kind.clone(),
                 name: source.name.clone(),
             });
         }
         _ => {}
+    }
+}
+
+fn validate_source(group: Option<&str>, kind: &str, name: &str, path: &Path, errors: &mut Errors) {
+    if name.is_empty() {
+        errors.required(&path.child("name"), "");
+    }
+    if kind.is_empty() {
+        errors.required(&path.child("kind"), "");
+    }
+    match group.unwrap_or_default() {
+        "" if kind != "PersistentVolumeClaim" => {
+            errors.invalid(
+                path,
+                kind,
+                "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+            );
+        }
+        "" => {}
+        group => errors.invalid_each(&path.child("apiGroup"), group, names::dns_subdomain(group)),
     }
 }
 
@@ -213,18 +265,32 @@ pub(super) fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &Path, error
     if let Some(mode) = spec.volume_mode.as_deref().filter(|m| !VOLUME_MODES.contains(m)) {
         errors.not_supported(&path.child("volumeMode"), mode, &VOLUME_MODES);
     }
+    if let Some(class) = spec.volume_attributes_class_name.as_deref().filter(|c| !c.is_empty()) {
+        errors.invalid_each(&path.child("volumeAttributesClassName"), class, names::dns_subdomain(class));
+    }
     if let Some(source) = &spec.data_source {
         let path = path.child("dataSource");
-        if source.name.is_empty() {
-            errors.required(&path.child("name"), "");
+        validate_source(source.api_group.as_deref(), &source.kind, &source.name, &path, errors);
+    }
+    if let Some(source) = &spec.data_source_ref {
+        let path = path.child("dataSourceRef");
+        validate_source(source.api_group.as_deref(), &source.kind, &source.name, &path, errors);
+        if let Some(namespace) = source.namespace.as_deref().filter(|n| !n.is_empty()) {
+            errors.invalid_each(&path.child("namespace"), namespace, names::dns_label(namespace));
         }
-        if source.kind.is_empty() {
-            errors.required(&path.child("kind"), "");
+    }
+    // The offending value is printed as Kubernetes prints it: with nothing in it.
+    let nothing = serde_json::json!({});
+    match (&spec.data_source, &spec.data_source_ref) {
+        (Some(_), Some(far)) if far.namespace.as_deref().is_some_and(|n| !n.is_empty()) => {
+            errors.invalid(path, nothing, "may not be specified when dataSourceRef.namespace is specified");
         }
-        if source.api_group.as_deref().unwrap_or("").is_empty() && source.kind != "PersistentVolumeClaim" {
-            let detail = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
-            errors.invalid(&path, &source.kind, detail);
+        (Some(near), Some(far))
+            if (&near.api_group, &near.kind, &near.name) != (&far.api_group, &far.kind, &far.name) =>
+        {
+            errors.invalid(path, nothing, "must match dataSourceRef");
         }
+        _ => {}
     }
 }
 

@@ -2,10 +2,9 @@
 
 use super::shared::replicas::{self, Counts};
 use super::shared::spec_and_status::spec_and_status;
-use super::shared::{label_selector, object_meta, pod_template};
+use super::shared::{object_meta, pod_template};
 use super::{Column, Kind, Subresource};
 use api::field::{Errors, Path};
-use api::selector::Selector;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -37,15 +36,13 @@ impl Kind for ReplicaSets {
         let path = Path::new("spec");
         let counts = [("replicas", spec.replicas), ("minReadySeconds", spec.min_ready_seconds)];
         pod_template::not_negative(counts, &path, &mut errors);
-        // The words are those of Kubernetes, which says "deployment" here too.
-        label_selector::validate_needed(&spec.selector, "deployment", &path.child("selector"), &mut errors);
-        let (selector, none) =
-            (Selector::from_label_selector(Some(&spec.selector)), PodTemplateSpec::default());
-        pod_template::validate_selected(
+        let none = PodTemplateSpec::default();
+        pod_template::validate_with_selector(
+            &spec.selector,
+            "invalid label selector",
             spec.template.as_ref().unwrap_or(&none),
-            selector.as_ref().ok(),
             "ReplicaSet",
-            &path.child("template"),
+            &path,
             &mut errors,
         );
         errors
@@ -127,11 +124,7 @@ mod tests {
     fn creating_and_updating() {
         assert_eq!(texts(ReplicaSets::validate(&set(|_| {}))), Vec::<String>::new());
         type Change = fn(&mut Value);
-        let cases: [(Change, &str); 6] = [
-            (
-                |s| s["selector"] = json!({}),
-                "spec.selector: Invalid value: {}: empty selector is invalid for deployment",
-            ),
+        let cases: [(Change, &str); 5] = [
             (
                 |s| s["template"]["metadata"]["labels"] = json!({"app": "other"}),
                 "spec.template.metadata.labels: Invalid value: {\"app\":\"other\"}: `selector` does not match template `labels`",
@@ -156,6 +149,27 @@ mod tests {
         for (change, expected) in cases {
             assert_eq!(texts(ReplicaSets::validate(&set(change))), [expected]);
         }
+        assert_eq!(
+            texts(ReplicaSets::validate(&set(|s| s["selector"] = json!({})))),
+            [
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"kubia\"}: `selector` does not match template \
+                 `labels`",
+            ]
+        );
+        // Of a template whose selector is faulty nothing can be said.
+        let faulty = set(|s| {
+            s["selector"] = json!({"matchExpressions": [{"key": "a", "operator": "Is"}]});
+            s["template"]["spec"]["containers"] = json!([]);
+        });
+        assert_eq!(
+            texts(ReplicaSets::validate(&faulty)),
+            [
+                "spec.selector.matchExpressions[0].operator: Invalid value: \"Is\": not a valid selector operator",
+                "spec.selector: Invalid value: {\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"Is\"}]}: invalid label \
+                 selector",
+            ]
+        );
         let other = set(|s| {
             s["selector"]["matchLabels"] = json!({"a": "b"});
             s["template"]["metadata"]["labels"] = json!({"a": "b"});

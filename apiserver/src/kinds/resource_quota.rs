@@ -1,7 +1,7 @@
 //! ResourceQuota: what a namespace may have and ask for in all. Admission refuses, a controller counts.
 
+use super::shared::cells;
 use super::shared::spec_and_status::spec_and_status;
-use super::shared::{cells, pod_spec};
 use super::{Column, Kind, Subresource};
 use api::field::{Errors, Path};
 use api::names;
@@ -136,22 +136,40 @@ fn amounts(all: Option<&BTreeMap<String, Quantity>>, path: &Path, errors: &mut E
     }
 }
 
+/// Scopes that a pod is in or not: there is nothing to compare.
+const WITHOUT_VALUES: [&str; 5] =
+    ["BestEffort", "NotBestEffort", "Terminating", "NotTerminating", "CrossNamespacePodAffinity"];
+
+pub(super) fn is_standard(resource: &str) -> bool {
+    COUNTED.contains(&resource)
+        || COMPUTE.contains(&resource)
+        || resource.starts_with("hugepages-")
+        || resource.starts_with("requests.hugepages-")
+}
+
+/// Whether a quota of such a scope can limit the resource.
+fn counts_in(scope: &str, resource: &str) -> bool {
+    const OF_PODS: [&str; 6] =
+        ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+    match scope {
+        "BestEffort" => resource == "pods",
+        "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
+        known if SCOPES.contains(&known) => resource == "pods" || OF_PODS.contains(&resource),
+        _ => true,
+    }
+}
+
 fn validate_scopes(spec: &ResourceQuotaSpec, path: &Path, errors: &mut Errors) {
     let scopes = spec.scopes.as_deref().unwrap_or_default();
     let at = path.child("scopes");
-    let fits = |scope: &str| {
-        let mut hard = spec.hard.iter().flat_map(|h| h.keys()).map(String::as_str);
-        match scope {
-            "BestEffort" | "CrossNamespacePodAffinity" => hard.all(|r| r == "pods" || r.contains('/')),
-            "VolumeAttributesClass" => hard.all(|r| r.contains("storage") || r == "persistentvolumeclaims"),
-            _ => hard
-                .all(|r| r == "pods" || r.contains('/') || r.contains("hugepages-") || COMPUTE.contains(&r)),
-        }
-    };
+    let hard: Vec<&str> = spec.hard.iter().flat_map(|h| h.keys()).map(String::as_str).collect();
+    // Of the standard resources, those that the scope says nothing about.
+    let strangers = |scope: &str| hard.iter().filter(|r| is_standard(r) && !counts_in(scope, r)).count();
     for scope in scopes {
         if !SCOPES.contains(&scope.as_str()) {
             errors.invalid(&at, scopes, "unsupported scope");
-        } else if !fits(scope) {
+        }
+        for _ in 0..strangers(scope) {
             errors.invalid(&at, scopes, "unsupported scope applied to resource");
         }
     }
@@ -162,11 +180,20 @@ fn validate_scopes(spec: &ResourceQuotaSpec, path: &Path, errors: &mut Errors) {
         let scope = expression.scope_name.as_str();
         if !SCOPES.contains(&scope) {
             errors.invalid(&path.child("scopeName"), scope, "unsupported scope");
-        } else if !fits(scope) {
+        }
+        for _ in 0..strangers(scope) {
             errors.invalid(&path, &spec.scope_selector, "unsupported scope applied to resource");
         }
-        let operators = ["In", "NotIn", "Exists", "DoesNotExist"];
-        pod_spec::enumerated(Some(&expression.operator), &operators, &path.child("operator"), errors);
+        let operator = expression.operator.as_str();
+        if WITHOUT_VALUES.contains(&scope) && operator != "Exists" {
+            let detail = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, \
+                          ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
+                          ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+            errors.invalid(&path.child("operator"), operator, detail);
+        }
+        if !["In", "NotIn", "Exists", "DoesNotExist"].contains(&operator) {
+            errors.invalid(&path.child("operator"), operator, "not a valid selector operator");
+        }
         let any = expression.values.as_ref().is_some_and(|v| !v.is_empty());
         match (expression.operator.as_str(), any) {
             ("In" | "NotIn", false) => {

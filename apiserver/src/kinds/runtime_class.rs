@@ -15,6 +15,8 @@ impl Kind for RuntimeClasses {
     type Object = RuntimeClass;
     const PLURAL: &'static str = "runtimeclasses";
     const SINGULAR: &'static str = "runtimeclass";
+    const CREATE_ON_UPDATE: bool = true;
+    const UNCONDITIONAL_UPDATE: bool = false;
     const NAMESPACED: bool = false;
     const COLUMNS: &'static [Column] =
         &[Column::name(), Column::new("Handler", "string", 0, "The runtime's configuration."), Column::age()];

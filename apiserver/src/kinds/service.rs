@@ -116,6 +116,10 @@ impl Kind for Services {
         let headless = spec.cluster_ip.as_deref() == Some("None");
         let mut texts = Vec::new();
         for (said, text) in [
+            (
+                external_ips,
+                "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+            ),
             (headless && external_ips, "spec.externalIPs is ignored for headless services"),
             (
                 headless && spec.session_affinity.as_deref() != Some("None"),

@@ -120,6 +120,7 @@ impl Kind for ServiceCidrs {
     }
     fn prepare_status_update(new: &mut ServiceCIDR, old: &ServiceCIDR) {
         new.spec = old.spec.clone();
+        object_meta::keep(&mut new.metadata, &old.metadata);
     }
 
     fn validate(object: &ServiceCIDR) -> Errors {

@@ -19,6 +19,7 @@ impl Kind for VolumeAttachments {
     type Object = VolumeAttachment;
     const PLURAL: &'static str = "volumeattachments";
     const SINGULAR: &'static str = "volumeattachment";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const NAMESPACED: bool = false;
     const SUBRESOURCES: &'static [Subresource] = &[Subresource::Status];
     const COLUMNS: &'static [Column] = &[
@@ -39,6 +40,7 @@ impl Kind for VolumeAttachments {
     }
     fn prepare_status_update(new: &mut VolumeAttachment, old: &VolumeAttachment) {
         new.spec = old.spec.clone();
+        object_meta::keep(&mut new.metadata, &old.metadata);
     }
 
     fn validate(object: &VolumeAttachment) -> Errors {

@@ -87,6 +87,7 @@ impl Kind for ValidatingWebhooks {
     type Object = ValidatingWebhookConfiguration;
     const PLURAL: &'static str = "validatingwebhookconfigurations";
     const SINGULAR: &'static str = "validatingwebhookconfiguration";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const CATEGORIES: &'static [&'static str] = &["api-extensions"];
     const NAMESPACED: bool = false;
     const COLUMNS: &'static [Column] = COLUMNS;
@@ -127,6 +128,7 @@ impl Kind for MutatingWebhooks {
     type Object = MutatingWebhookConfiguration;
     const PLURAL: &'static str = "mutatingwebhookconfigurations";
     const SINGULAR: &'static str = "mutatingwebhookconfiguration";
+    const UNCONDITIONAL_UPDATE: bool = false;
     const CATEGORIES: &'static [&'static str] = &["api-extensions"];
     const NAMESPACED: bool = false;
     const COLUMNS: &'static [Column] = COLUMNS;

@@ -3,7 +3,7 @@
 //! Order: namespace → system fields → defaults → admission → defaults → name → kind's preparation → allocation →
 //! validation → admission → quotas and store.
 
-use super::{Call, Outcome, Registry, allocate::Reservation, key};
+use super::{Call, Outcome, Registry, Stored, allocate::Reservation, key};
 use crate::{
     admission::Operation,
     custom::CustomKind,
@@ -56,7 +56,9 @@ impl Registry {
             draw_name(object.as_mut());
         }
         kind.prepare_create(object.as_mut());
-        object.meta_mut().generation = kind.generation_changed(object.as_ref(), object.as_ref()).map(|_| 1);
+        if kind.generation_changed(object.as_ref(), object.as_ref()).is_some() {
+            object.meta_mut().generation = Some(1);
+        }
         let mut reservation = self.reserve(call, object.as_mut(), None)?;
 
         let name = object.meta().name.clone().unwrap_or_default();
@@ -72,15 +74,8 @@ impl Registry {
         if call.dry_run {
             object.meta_mut().resource_version = None;
             // What a dry run may not say: that the name is free when it is not.
-            if self
-                .0
-                .store
-                .get(&key(kind, call.namespace, &name)?)
-                .await
-                .map_err(|e| call.storage(e))?
-                .is_some()
-            {
-                return Err(call.already_exists(&name));
+            if let Some(there) = self.find(call, &key(kind, call.namespace, &name)?).await? {
+                return Err(taken(call, &name, Some(&there)));
             }
             self.charge(call, Operation::Create, object.as_ref(), None).await?;
             return Ok(Outcome { object: kind.to_stored(object.as_ref()).into(), created: true, warnings });
@@ -98,7 +93,9 @@ impl Registry {
                     draw_name(object.as_mut());
                 }
                 Err(storage::Error::AlreadyExists(_)) => {
-                    return Err(call.already_exists(object.meta().name.as_deref().unwrap_or_default()));
+                    let name = object.meta().name.as_deref().unwrap_or_default();
+                    let there = self.find(call, &super::key(kind, call.namespace, name)?).await?;
+                    return Err(taken(call, name, there.as_ref()));
                 }
                 Err(e) => return Err(call.storage(e)),
             }
@@ -118,6 +115,17 @@ impl Registry {
         }
         let old = old.and_then(|o| o.as_any().downcast_ref::<Service>());
         self.allocator().prepare(service, old).map(Some)
+    }
+}
+
+/// The name is taken; whether it may be free soon matters to whoever tries.
+fn taken(call: &Call<'_>, name: &str, there: Option<&Stored>) -> ApiError {
+    let deleting = there.is_some_and(|s| s.object.meta().deletion_timestamp.is_some());
+    match call.already_exists(name) {
+        ApiError::AlreadyExists { group, resource, name, .. } => {
+            ApiError::AlreadyExists { group, resource, name, deleting }
+        }
+        other => other,
     }
 }
 

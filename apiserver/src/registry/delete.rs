@@ -165,19 +165,37 @@ impl Registry {
 pub(crate) fn check_preconditions(call: &Call<'_>, options: &DeleteOptions, old: &Stored) -> Result<()> {
     let uid = old.object.meta().uid.as_deref().unwrap_or_default();
     if let Some(wanted) = options.uid.as_deref().filter(|u| *u != uid) {
-        return Err(call.conflict(format!(
-            "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). \
+        return Err(of_kind(
+            call,
+            format!(
+                "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). \
              The object might have been deleted and then recreated"
-        )));
+            ),
+        ));
     }
     let revision = old.revision.to_string();
     if let Some(wanted) = options.resource_version.as_deref().filter(|r| *r != revision) {
-        return Err(call.conflict(format!(
-            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record \
+        return Err(of_kind(
+            call,
+            format!(
+                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record \
              ({revision}). The object might have been modified"
-        )));
+            ),
+        ));
     }
     Ok(())
+}
+
+/// Here Kubernetes names the kind where it names the resource elsewhere.
+fn of_kind(call: &Call<'_>, detail: String) -> ApiError {
+    match call.conflict(detail) {
+        ApiError::Conflict { group, name, detail, .. } => {
+            let kind = call.kind.resource().kind;
+            let resource = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+            ApiError::Conflict { group, resource, name, detail }
+        }
+        other => other,
+    }
 }
 
 /// Changes `object` to what a delete at `now` makes of it, and says what is to be done with it.
@@ -214,7 +232,8 @@ fn decide(call: &Call<'_>, options: &DeleteOptions, object: &mut dyn AnyObject, 
     if fresh {
         mark(kind, object, now, 0);
     } else {
-        object.meta_mut().deletion_grace_period_seconds = Some(0);
+        let grace = &mut object.meta_mut().deletion_grace_period_seconds;
+        *grace = grace.map(|_| 0);
         if object.meta().deletion_timestamp.as_ref().is_some_and(|t| t.0 > now) {
             object.meta_mut().deletion_timestamp = Some(Time(now));
         }

@@ -29,9 +29,10 @@ impl Selection {
         for term in fields.terms() {
             match term.field.as_str() {
                 "metadata.name" => {}
-                "metadata.namespace" if kind.resource().namespaced => {}
+                // Of a kind without namespaces it is empty; some of those refuse to be asked.
+                "metadata.namespace" if kind.resource().namespaced || !names_its_fields(kind) => {}
                 field if kind.selectable().contains(&field) => needs_object = true,
-                field => return Err(ApiError::BadRequest(format!("field label not supported: {field}"))),
+                field => return Err(ApiError::BadRequest(not_selectable(kind, field))),
             }
         }
         Ok(Self { labels, fields, needs_object })
@@ -91,4 +92,20 @@ pub(crate) fn names<'k>(kind: &dyn AnyKind, key: &'k Key) -> (&'k str, &'k str) 
     let name = parts.next().unwrap_or_default();
     let namespace = if kind.resource().namespaced { parts.next().unwrap_or_default() } else { "" };
     (namespace, name)
+}
+/// Kinds with more to select than names say themselves what there is.
+fn names_its_fields(kind: &dyn AnyKind) -> bool {
+    kind.custom().is_some() || !kind.selectable().is_empty()
+}
+
+/// Why a field cannot be selected, in the words that Kubernetes has for the kind.
+fn not_selectable(kind: &dyn AnyKind, field: &str) -> String {
+    let r = kind.resource();
+    match r.kind {
+        "Job" => format!("field label {field:?} not supported for Job"),
+        _ if names_its_fields(kind) => format!("field label not supported: {field}"),
+        _ => {
+            format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        }
+    }
 }

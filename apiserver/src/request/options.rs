@@ -4,6 +4,7 @@ use crate::error::{ApiError, Result};
 use api::field;
 use http::Uri;
 use serde::Deserialize;
+use std::num::IntErrorKind;
 
 /// What a manager's name may measure (Kubernetes' limit).
 const MAX_FIELD_MANAGER: usize = 128;
@@ -41,8 +42,12 @@ impl Query {
     }
     pub fn integer(&self, name: &str) -> Result<Option<i64>> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        value.parse().map(Some).map_err(|_| {
-            ApiError::BadRequest(format!("invalid value {value:?} for parameter {name}: not a number"))
+        value.parse().map(Some).map_err(|e: std::num::ParseIntError| {
+            let why = match e.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            ApiError::BadRequest(format!("strconv.ParseInt: parsing {value:?}: {why}"))
         })
     }
 }
@@ -217,8 +222,10 @@ impl WriteOptions {
         if manager.len() > MAX_FIELD_MANAGER {
             errors.too_long(&path, MAX_FIELD_MANAGER);
         }
-        if manager.chars().any(char::is_control) {
-            errors.invalid(&path, &manager, "should only contain printable characters");
+        // The first is told.
+        if let Some((at, wrong)) = manager.char_indices().find(|(_, c)| c.is_control()) {
+            let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(wrong));
+            errors.invalid(&path, &manager, detail);
         }
         let field_validation = match query.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
@@ -239,17 +246,13 @@ impl WriteOptions {
     }
 }
 
-/// Only `All` is known.
+/// Only `All` is known; of others the whole list is shown.
 fn parse_dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut field::Errors) -> bool {
-    let mut dry = false;
-    for value in values {
-        if value == "All" {
-            dry = true;
-        } else {
-            errors.not_supported(&field::Path::new("dryRun"), value, &["All"]);
-        }
+    let values: Vec<&str> = values.collect();
+    if values.iter().any(|v| *v != "All") {
+        errors.not_supported_list(&field::Path::new("dryRun"), &values, &["All"]);
     }
-    dry
+    !values.is_empty()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -314,7 +317,7 @@ impl DeleteOptions {
         let mut errors = field::Errors::default();
         let policy = field::Path::new("propagationPolicy");
         let mut propagation = match given.propagation_policy.as_deref() {
-            None | Some("") => None,
+            None => None,
             Some("Orphan") => Some(Propagation::Orphan),
             Some("Background") => Some(Propagation::Background),
             Some("Foreground") => Some(Propagation::Foreground),
@@ -396,7 +399,7 @@ mod tests {
             ("resourceVersion=5&continue=x", false, "not allowed when using continue"),
             ("resourceVersion=0&continue=x", false, ""),
             ("resourceVersion=abc", false, "invalid resource version"),
-            ("limit=x", false, "invalid value \"x\" for parameter limit"),
+            ("limit=x", false, "strconv.ParseInt: parsing \"x\": invalid syntax"),
             (
                 "resourceVersionMatch=NotOlderThan",
                 true,

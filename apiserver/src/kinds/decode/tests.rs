@@ -53,7 +53,7 @@ fn type_errors_are_worded_as_kubernetes_words_them() {
         ),
         (
             json!({"containers": [{"resources": {"limits": {"cpu": "1 core"}}}]}),
-            "spec.containers[0].resources.limits.cpu: quantities must match the regular expression \
+            "quantities must match the regular expression \
              '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
         ),
         (

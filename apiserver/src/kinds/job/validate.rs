@@ -247,11 +247,13 @@ fn validate_failure_rule(spec: &JobSpec, rule: &PodFailurePolicyRule, path: &Pat
         _ => None,
     };
     if let Some(detail) = neither_or_both {
-        errors.invalid(path, rule, detail);
+        errors.invalid_unshown(path, detail);
     }
     if let Some(codes) = &rule.on_exit_codes {
         let path = path.child("onExitCodes");
-        if !["In", "NotIn"].contains(&codes.operator.as_str()) {
+        if codes.operator.is_empty() {
+            errors.required(&path.child("operator"), "valid values: [\"In\" \"NotIn\"]");
+        } else if !["In", "NotIn"].contains(&codes.operator.as_str()) {
             errors.not_supported(&path.child("operator"), &codes.operator, &["In", "NotIn"]);
         }
         let pod = spec.template.spec.as_ref();
@@ -266,7 +268,7 @@ fn validate_failure_rule(spec: &JobSpec, rule: &PodFailurePolicyRule, path: &Pat
         }
         let path = path.child("values");
         if codes.values.is_empty() {
-            errors.invalid(&path, &codes.values, "at least one value is required");
+            errors.invalid(&path, (), "at least one value is required");
         } else if codes.values.len() > MAX_EXIT_CODES {
             errors.too_many(&path, codes.values.len(), MAX_EXIT_CODES);
         }
@@ -530,7 +532,7 @@ mod tests {
             ),
             (
                 |s| s["podFailurePolicy"] = json!({"rules": [{"action": "Ignore"}]}),
-                "spec.podFailurePolicy.rules[0]: Invalid value: {\"action\":\"Ignore\"}: specifying one of OnExitCodes and \
+                "spec.podFailurePolicy.rules[0]: Invalid value: specifying one of OnExitCodes and \
                  OnPodConditions is required",
             ),
             (

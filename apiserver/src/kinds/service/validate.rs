@@ -249,7 +249,7 @@ fn validate_traffic(spec: &ServiceSpec, type_: &str, path: &Path, errors: &mut E
         policy => enumerated(policy, &["Cluster", "Local"], &internal, errors),
     }
     if let Some(distribution) = spec.traffic_distribution.as_deref() {
-        let known = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+        let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
         enumerated(Some(distribution), &known, &path.child("trafficDistribution"), errors);
     }
 }

@@ -3,6 +3,7 @@
 use super::object_meta;
 use api::field::{Errors, Path};
 use api::names;
+use api::selector::Selector;
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -14,17 +15,31 @@ pub(in crate::kinds) fn is_empty(selector: &LabelSelector) -> bool {
         && selector.match_expressions.as_ref().is_none_or(|e| e.is_empty())
 }
 
+/// What became of the selector by which a kind finds its pods again.
+pub(in crate::kinds) enum Needed {
+    /// It selects nothing.
+    Missing,
+    /// What is wrong with it has been said.
+    Faulty,
+    Good(Selector),
+}
+
 /// A selector that must not be empty.
 pub(in crate::kinds) fn validate_needed(
     selector: &LabelSelector,
-    kind: &str,
     path: &Path,
     errors: &mut Errors,
-) {
+) -> Needed {
     if is_empty(selector) {
-        errors.invalid(path, selector, format!("empty selector is invalid for {kind}"));
-    } else {
-        validate(selector, path, errors);
+        return Needed::Missing;
+    }
+    let mut faults = Errors::default();
+    validate(selector, path, &mut faults);
+    let good = faults.is_empty();
+    errors.extend(faults);
+    match Selector::from_label_selector(Some(selector)) {
+        Ok(selector) if good => Needed::Good(selector),
+        _ => Needed::Faulty,
     }
 }
 

@@ -102,6 +102,14 @@ pub fn validate_meta_update(new: &ObjectMeta, old: &ObjectMeta, path: &Path) -> 
     errors
 }
 
+/// What people say in metadata stays as it was: for a `/status` that changes nothing but status.
+pub(in crate::kinds) fn keep(new: &mut ObjectMeta, old: &ObjectMeta) {
+    new.labels.clone_from(&old.labels);
+    new.annotations.clone_from(&old.annotations);
+    new.finalizers.clone_from(&old.finalizers);
+    new.owner_references.clone_from(&old.owner_references);
+}
+
 /// A field that an update may not change.
 pub(in crate::kinds) fn immutable<T: PartialEq + serde::Serialize>(
     new: T,

@@ -6,10 +6,13 @@ use api::names;
 use k8s_openapi::api::core::v1::PodSpec;
 use std::collections::BTreeMap;
 
+mod claims;
 mod containers;
 mod defaults;
+mod disks;
 mod probes;
 mod resources;
+mod restart;
 mod scheduling;
 mod security;
 mod volumes;
@@ -41,6 +44,7 @@ pub(in crate::kinds) fn validate(spec: &PodSpec, holder: Holder, path: &Path, er
         volumes::validate(spec.volumes.as_deref().unwrap_or_default(), &path.child("volumes"), errors);
     containers::validate(spec, &sound, holder, path, errors);
     resources::validate_pod(spec, path, errors);
+    claims::validate(spec, path, errors);
     enumerated(
         spec.restart_policy.as_deref(),
         &["Always", "OnFailure", "Never"],
@@ -99,6 +103,9 @@ fn validate_names(spec: &PodSpec, path: &Path, errors: &mut Errors) {
         if let Some(name) = name.as_deref().filter(|n| !n.is_empty()) {
             errors.invalid_each(&path.child(field), name, check(name));
         }
+    }
+    if let Some(name) = &spec.hostname_override {
+        errors.invalid_each(&path.child("hostnameOverride"), name, names::dns_subdomain(name));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pod templates and what the kinds that hold one share: their rules, their warnings, counts of replicas, cells.
 
+use super::label_selector::{self, Needed};
 use super::{cells, object_meta, pod_spec};
 use api::field::{Errors, Path};
 use api::names;
@@ -12,17 +13,17 @@ use std::collections::BTreeMap;
 pub(in crate::kinds) const NEGATIVE: &str = "must be greater than or equal to 0";
 
 pub(in crate::kinds) fn default(template: &mut PodTemplateSpec) {
+    // Kubernetes shows it even if there is nothing in it.
+    template.metadata.get_or_insert_default();
     pod_spec::default_spec(template.spec.get_or_insert_default());
 }
 
-/// Labels, annotations, finalizers and the spec of a template.
+/// Labels, annotations and the spec of a template.
 pub(in crate::kinds) fn validate(template: &PodTemplateSpec, path: &Path, errors: &mut Errors) {
     let none = ObjectMeta::default();
     let meta = template.metadata.as_ref().unwrap_or(&none);
     object_meta::labels(meta.labels.as_ref(), &path.child("labels"), errors);
     object_meta::annotations(meta.annotations.as_ref(), &path.child("annotations"), errors);
-    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
-    object_meta::finalizers(finalizers, true, &path.child("metadata").child("finalizers"), errors);
     let spec = template.spec.clone().unwrap_or_default();
     pod_spec::validate(&spec, pod_spec::Holder::Template, &path.child("spec"), errors);
     if spec.ephemeral_containers.is_some_and(|all| !all.is_empty()) {
@@ -31,8 +32,30 @@ pub(in crate::kinds) fn validate(template: &PodTemplateSpec, path: &Path, errors
     }
 }
 
-/// [`validate`] for a kind whose pods run for ever: they are found again by `selector` and always restarted.
-/// A faulty selector (`None`) has been named already.
+/// The selector and the template of a kind whose pods run for ever. What Kubernetes says of a faulty selector differs
+/// by kind: `fault`.
+pub(in crate::kinds) fn validate_with_selector(
+    selector: &LabelSelector,
+    fault: &str,
+    template: &PodTemplateSpec,
+    kind: &str,
+    path: &Path,
+    errors: &mut Errors,
+) {
+    let (selector_path, template_path) = (path.child("selector"), path.child("template"));
+    match label_selector::validate_needed(selector, &selector_path, errors) {
+        Needed::Missing => {
+            errors.required(&selector_path, "");
+            validate_selected(template, None, kind, &template_path, errors);
+        }
+        // Whether the template fits nobody can say.
+        Needed::Faulty => errors.invalid(&selector_path, selector, fault),
+        Needed::Good(selector) => validate_selected(template, Some(&selector), kind, &template_path, errors),
+    }
+}
+
+/// [`validate`] for a kind whose pods run for ever: they are found again by `selector` (`None` finds nothing) and always
+/// restarted.
 pub(in crate::kinds) fn validate_selected(
     template: &PodTemplateSpec,
     selector: Option<&Selector>,
@@ -40,9 +63,8 @@ pub(in crate::kinds) fn validate_selected(
     path: &Path,
     errors: &mut Errors,
 ) {
-    let none = BTreeMap::new();
-    let labels = template.metadata.as_ref().and_then(|m| m.labels.as_ref()).unwrap_or(&none);
-    if selector.is_some_and(|s| !s.is_everything() && !s.matches(labels)) {
+    let (labels, none) = (template.metadata.as_ref().and_then(|m| m.labels.as_ref()), BTreeMap::new());
+    if selector.is_none_or(|s| !s.is_everything() && !s.matches(labels.unwrap_or(&none))) {
         let detail = "`selector` does not match template `labels`";
         errors.invalid(&path.child("metadata").child("labels"), labels, detail);
     }

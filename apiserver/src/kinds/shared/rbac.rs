@@ -108,7 +108,12 @@ pub(in crate::kinds) fn validate_aggregation(rule: Option<&AggregationRule>, err
         errors.required(&path, "at least one clusterRoleSelector required if aggregationRule is non-nil");
     }
     for (i, selector) in selectors.iter().enumerate() {
-        label_selector::validate(selector, &path.index(i), errors);
+        let mut faults = Errors::default();
+        label_selector::validate(selector, &path.index(i), &mut faults);
+        if !faults.is_empty() {
+            faults.invalid(&path.index(i), (), "invalid label selector.");
+        }
+        errors.extend(faults);
     }
 }
 
@@ -154,7 +159,7 @@ fn validate_subjects(subjects: Option<&[Subject]>, namespaced: bool, errors: &mu
             }
             "User" | "Group" => {}
             other => {
-                errors.not_supported(&path.child("kind"), other, &["Group", "ServiceAccount", "User"]);
+                errors.not_supported(&path.child("kind"), other, &["ServiceAccount", "User", "Group"]);
             }
         }
     }

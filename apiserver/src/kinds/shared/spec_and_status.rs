@@ -9,6 +9,19 @@ macro_rules! spec_and_status {
             Some(new.spec != old.spec)
         }
     };
+    // As above, for a kind whose `/status` changes no metadata.
+    ($object:ty, status alone) => {
+        fn prepare_create(object: &mut $object) {
+            object.status = Some(Default::default());
+        }
+        fn prepare_update(new: &mut $object, old: &$object) {
+            new.status = old.status.clone();
+        }
+        fn prepare_status_update(new: &mut $object, old: &$object) {
+            new.spec = old.spec.clone();
+            crate::kinds::shared::object_meta::keep(&mut new.metadata, &old.metadata);
+        }
+    };
     ($object:ty, no generation) => {
         fn prepare_create(object: &mut $object) {
             object.status = Some(Default::default());

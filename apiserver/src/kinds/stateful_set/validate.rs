@@ -1,11 +1,10 @@
 //! Rules of StatefulSets.
 
 use crate::kinds::persistent_volume_claim;
+use crate::kinds::shared::int_or_percent;
 use crate::kinds::shared::pod_template::{self, NEGATIVE};
-use crate::kinds::shared::{int_or_percent, label_selector};
 use api::field::{Errors, Path};
 use api::names;
-use api::selector::Selector;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -82,8 +81,7 @@ fn validate_spec(spec: &StatefulSetSpec, path: &Path, errors: &mut Errors) {
             errors.invalid(&path.child(field), number, NEGATIVE);
         }
     }
-    label_selector::validate_needed(&spec.selector, "statefulset", &path.child("selector"), errors);
-    validate_template(spec, &path.child("template"), errors);
+    validate_template(spec, path, errors);
 }
 
 fn validate_strategy(spec: &StatefulSetSpec, path: &Path, errors: &mut Errors) {
@@ -122,8 +120,7 @@ fn validate_template(spec: &StatefulSetSpec, path: &Path, errors: &mut Errors) {
     pod.hostname = None;
     pod.subdomain = None;
     add_claims(pod, spec);
-    let selector = Selector::from_label_selector(Some(&spec.selector)).ok();
-    pod_template::validate_selected(&template, selector.as_ref(), "StatefulSet", path, errors);
+    pod_template::validate_with_selector(&spec.selector, "", &template, "StatefulSet", path, errors);
 }
 
 fn add_claims(pod: &mut PodSpec, spec: &StatefulSetSpec) {
@@ -200,11 +197,7 @@ mod tests {
     fn creating() {
         assert_eq!(texts(validate(&set(|_| {}))), Vec::<String>::new());
         type Change = fn(&mut Value);
-        let cases: [(Change, &str); 11] = [
-            (
-                |s| s["selector"] = json!({}),
-                "spec.selector: Invalid value: {}: empty selector is invalid for statefulset",
-            ),
+        let cases: [(Change, &str); 10] = [
             (
                 |s| s["template"]["metadata"]["labels"] = json!({"app": "other"}),
                 "spec.template.metadata.labels: Invalid value: {\"app\":\"other\"}: `selector` does not match template `labels`",

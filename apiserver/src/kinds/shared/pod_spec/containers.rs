@@ -1,6 +1,6 @@
 //! Containers, init containers and ephemeral ones.
 
-use super::{Holder, SoundVolumes, enumerated, optionally, probes, resources, security, volumes};
+use super::{Holder, SoundVolumes, enumerated, optionally, probes, resources, restart, security, volumes};
 use crate::kinds::shared::{network, repeats};
 use api::field::{Errors, Path};
 use api::names;
@@ -175,8 +175,7 @@ fn validate_container(
         &path.child("imagePullPolicy"),
         errors,
     );
-    let policies = ["Always", "Never", "OnFailure"];
-    optionally(container.restart_policy.as_ref(), &policies, &path.child("restartPolicy"), errors);
+    restart::validate(container, path, errors);
     resources::validate(container.resources.as_ref(), &path.child("resources"), errors);
     validate_resize_policies(container, restarts, &path.child("resizePolicy"), errors);
     security::validate(container.security_context.as_ref(), &path.child("securityContext"), errors);
@@ -347,6 +346,8 @@ fn validate_mounts(container: &Container, sound: &SoundVolumes<'_>, path: &Path,
         let modes = ["Bidirectional", "HostToContainer", "None"];
         let propagation = all.child("mountPropagation");
         optionally(mount.mount_propagation.as_ref(), &modes, &propagation, errors);
+        let modes = ["Disabled", "Enabled", "IfPossible"];
+        optionally(mount.recursive_read_only.as_ref(), &modes, &all.child("recursiveReadOnly"), errors);
         let privileged = container.security_context.as_ref().and_then(|s| s.privileged) == Some(true);
         if mount.mount_propagation.as_deref() == Some("Bidirectional") && !privileged {
             let detail = "Bidirectional mount propagation is available only to privileged containers";

@@ -120,6 +120,17 @@ fn pod_terms(
     }
 }
 
+/// Keys whose values the pod's own labels give to a selector.
+fn label_keys(keys: Option<&[String]>, selected: bool, path: &Path, errors: &mut Errors) {
+    let keys = keys.unwrap_or_default();
+    if !keys.is_empty() && !selected {
+        errors.forbidden(path, "must not be specified when labelSelector is not set");
+    }
+    for (i, key) in keys.iter().enumerate() {
+        errors.invalid_each(&path.index(i), key, names::qualified_name(key));
+    }
+}
+
 fn pod_term(term: &PodAffinityTerm, path: &Path, errors: &mut Errors) {
     if let Some(selector) = &term.label_selector {
         label_selector::validate(selector, &path.child("labelSelector"), errors);
@@ -127,6 +138,9 @@ fn pod_term(term: &PodAffinityTerm, path: &Path, errors: &mut Errors) {
     if let Some(selector) = &term.namespace_selector {
         label_selector::validate(selector, &path.child("namespaceSelector"), errors);
     }
+    let selected = term.label_selector.is_some();
+    label_keys(term.match_label_keys.as_deref(), selected, &path.child("matchLabelKeys"), errors);
+    label_keys(term.mismatch_label_keys.as_deref(), selected, &path.child("mismatchLabelKeys"), errors);
     for name in term.namespaces.iter().flatten() {
         errors.invalid_each(&path.child("namespace"), name, names::dns_label(name));
     }
@@ -170,6 +184,8 @@ fn validate_spread(spec: &PodSpec, path: &Path, errors: &mut Errors) {
                 errors.invalid(&path, domains, detail);
             }
         }
+        let selected = constraint.label_selector.is_some();
+        label_keys(constraint.match_label_keys.as_deref(), selected, &path.child("matchLabelKeys"), errors);
         let policies = ["Honor", "Ignore"];
         let affinity = path.child("nodeAffinityPolicy");
         optionally(constraint.node_affinity_policy.as_ref(), &policies, &affinity, errors);

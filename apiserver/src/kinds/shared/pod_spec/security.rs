@@ -24,6 +24,10 @@ pub(super) fn validate_pod(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     for (i, group) in context.supplemental_groups.iter().flatten().enumerate() {
         id(Some(*group), &path.child("supplementalGroups").index(i), errors);
     }
+    let known = ["MountOption", "Recursive"];
+    if let Some(policy) = context.se_linux_change_policy.as_deref().filter(|p| !known.contains(p)) {
+        errors.not_supported(&path.child("seLinuxChangePolicy"), policy, &["Recursive"]);
+    }
     if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
         let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
         errors.invalid(&path.child("shareProcessNamespace"), true, detail);

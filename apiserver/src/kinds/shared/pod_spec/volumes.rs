@@ -1,12 +1,14 @@
 //! Volumes of a pod: one source each, names that are unique, paths that stay inside.
 
-use super::SoundVolumes;
+use super::{SoundVolumes, disks};
+use crate::kinds::shared::object_meta;
 use api::field::{Errors, Path};
 use api::names;
 use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector, ProjectedVolumeSource, ResourceFieldSelector,
     Volume,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeSet;
 
 const MODE_TEXT: &str = "must be a number between 0 and 0777 (octal), both inclusive";
@@ -89,22 +91,24 @@ pub(super) fn validate<'a>(volumes: &'a [Volume], path: &Path, errors: &mut Erro
 
 fn validate_source(volume: &Volume, path: &Path, errors: &mut Errors) {
     let mut sources = sources(volume);
-    if sources.next().is_none() {
+    // Of several sources only the first is looked into.
+    let first = sources.next();
+    if first.is_none() {
         errors.required(path, "must specify a volume type");
     }
     for second in sources {
         errors.forbidden(&path.child(second), ONE_SOURCE);
     }
-    if let Some(empty_dir) = &volume.empty_dir
+    if let Some(empty_dir) = volume.empty_dir.as_ref().filter(|_| first == Some("emptyDir"))
         && api::quantity::of(empty_dir.size_limit.as_ref()).is_negative()
     {
         let path = path.child("emptyDir").child("sizeLimit");
         errors.forbidden(&path, "SizeLimit field must be a valid resource quantity");
     }
-    if let Some(host_path) = &volume.host_path {
+    if let Some(host_path) = volume.host_path.as_ref().filter(|_| first == Some("hostPath")) {
         validate_host_path(&host_path.path, host_path.type_.as_deref(), &path.child("hostPath"), errors);
     }
-    if let Some(secret) = &volume.secret {
+    if let Some(secret) = volume.secret.as_ref().filter(|_| first == Some("secret")) {
         let path = path.child("secret");
         if secret.secret_name.as_deref().unwrap_or("").is_empty() {
             errors.required(&path.child("secretName"), "");
@@ -112,7 +116,7 @@ fn validate_source(volume: &Volume, path: &Path, errors: &mut Errors) {
         mode(secret.default_mode, &path.child("defaultMode"), errors);
         items(secret.items.as_deref(), &path.child("items"), errors);
     }
-    if let Some(config_map) = &volume.config_map {
+    if let Some(config_map) = volume.config_map.as_ref().filter(|_| first == Some("configMap")) {
         let path = path.child("configMap");
         if config_map.name.is_empty() {
             errors.required(&path.child("name"), "");
@@ -120,26 +124,28 @@ fn validate_source(volume: &Volume, path: &Path, errors: &mut Errors) {
         mode(config_map.default_mode, &path.child("defaultMode"), errors);
         items(config_map.items.as_deref(), &path.child("items"), errors);
     }
-    if let Some(downward) = &volume.downward_api {
+    if let Some(downward) = volume.downward_api.as_ref().filter(|_| first == Some("downwardAPI")) {
         let path = path.child("downwardAPI");
         mode(downward.default_mode, &path.child("defaultMode"), errors);
         for file in downward.items.iter().flatten() {
             downward_file(file, &path, errors);
         }
     }
-    if let Some(claim) = &volume.persistent_volume_claim
+    if let Some(claim) =
+        volume.persistent_volume_claim.as_ref().filter(|_| first == Some("persistentVolumeClaim"))
         && claim.claim_name.is_empty()
     {
         errors.required(&path.child("persistentVolumeClaim").child("claimName"), "");
     }
-    if let Some(projected) = &volume.projected {
+    if let Some(projected) = volume.projected.as_ref().filter(|_| first == Some("projected")) {
         validate_projected(projected, &path.child("projected"), errors);
     }
-    if let Some(ephemeral) = &volume.ephemeral {
+    if let Some(ephemeral) = volume.ephemeral.as_ref().filter(|_| first == Some("ephemeral")) {
         let path = path.child("ephemeral").child("volumeClaimTemplate");
         match &ephemeral.volume_claim_template {
             None => errors.required(&path, ""),
             Some(template) => {
+                template_metadata(template.metadata.as_ref(), &path.child("metadata"), errors);
                 crate::kinds::persistent_volume_claim::validate_spec(
                     &template.spec,
                     &path.child("spec"),
@@ -148,7 +154,7 @@ fn validate_source(volume: &Volume, path: &Path, errors: &mut Errors) {
             }
         }
     }
-    if let Some(nfs) = &volume.nfs {
+    if let Some(nfs) = volume.nfs.as_ref().filter(|_| first == Some("nfs")) {
         let path = path.child("nfs");
         if nfs.server.is_empty() {
             errors.required(&path.child("server"), "");
@@ -159,12 +165,12 @@ fn validate_source(volume: &Volume, path: &Path, errors: &mut Errors) {
             errors.invalid(&path.child("path"), &nfs.path, "must be an absolute path");
         }
     }
-    if let Some(csi) = &volume.csi
+    if let Some(csi) = volume.csi.as_ref().filter(|_| first == Some("csi"))
         && csi.driver.is_empty()
     {
         errors.required(&path.child("csi").child("driver"), "");
     }
-    if let Some(image) = &volume.image {
+    if let Some(image) = volume.image.as_ref().filter(|_| first == Some("image")) {
         let path = path.child("image");
         if image.reference.as_deref().unwrap_or("").is_empty() {
             errors.required(&path.child("reference"), "");
@@ -175,6 +181,38 @@ fn validate_source(volume: &Volume, path: &Path, errors: &mut Errors) {
             &path.child("pullPolicy"),
             errors,
         );
+    }
+    if let Some(iscsi) = volume.iscsi.as_ref().filter(|_| first == Some("iscsi")) {
+        disks::validate_iscsi(iscsi, &path.child("iscsi"), errors);
+    }
+    if let Some(fc) = volume.fc.as_ref().filter(|_| first == Some("fc")) {
+        disks::validate_fc(fc, &path.child("fc"), errors);
+    }
+}
+
+/// The claim that is made belongs to the pod: of its metadata only labels and annotations are for people.
+fn template_metadata(meta: Option<&ObjectMeta>, path: &Path, errors: &mut Errors) {
+    let Some(meta) = meta else { return };
+    object_meta::annotations(meta.annotations.as_ref(), &path.child("annotations"), errors);
+    object_meta::labels(meta.labels.as_ref(), &path.child("labels"), errors);
+    for (field, set) in [
+        ("creationTimestamp", meta.creation_timestamp.is_some()),
+        ("deletionGracePeriodSeconds", meta.deletion_grace_period_seconds.is_some()),
+        ("deletionTimestamp", meta.deletion_timestamp.is_some()),
+        ("finalizers", meta.finalizers.is_some()),
+        ("generateName", meta.generate_name.is_some()),
+        ("generation", meta.generation.is_some()),
+        ("managedFields", meta.managed_fields.is_some()),
+        ("name", meta.name.is_some()),
+        ("namespace", meta.namespace.is_some()),
+        ("ownerReferences", meta.owner_references.is_some()),
+        ("resourceVersion", meta.resource_version.is_some()),
+        ("selfLink", meta.self_link.is_some()),
+        ("uid", meta.uid.is_some()),
+    ] {
+        if set {
+            errors.forbidden(&path.child(field), "cannot be set");
+        }
     }
 }
 

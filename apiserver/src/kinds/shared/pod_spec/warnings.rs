@@ -3,7 +3,7 @@
 use crate::kinds::shared::repeats;
 use api::field::Path;
 use api::quantity;
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, ProjectedVolumeSource};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,6 +13,12 @@ pub(in crate::kinds) fn warnings(spec: &PodSpec, path: &Path) -> Vec<String> {
         if let Some(now) = renamed(key) {
             let path = path.child("nodeSelector").key(key);
             texts.push(format!("{path}: deprecated since v1.14; use {now:?} instead"));
+        }
+    }
+    for volume in spec.volumes.iter().flatten() {
+        let nothing = |p: &ProjectedVolumeSource| p.sources.as_ref().is_none_or(Vec::is_empty);
+        if volume.projected.as_ref().is_some_and(nothing) {
+            texts.push(format!("volume {:?} (Projected) has no sources provided", volume.name));
         }
     }
     for (field, all) in [
