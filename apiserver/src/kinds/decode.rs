@@ -428,7 +428,7 @@ fn base64_fault(text: &str) -> Option<String> {
     let text: Vec<u8> = text.bytes().filter(|b| !matches!(b, b'\r' | b'\n')).collect();
     let body = text.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
     let wrong = text[..body].iter().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')));
-    let at = wrong.or_else(|| (text.len() % 4 != 0).then_some(text.len() / 4 * 4))?;
+    let at = wrong.or_else(|| (!text.len().is_multiple_of(4)).then_some(text.len() / 4 * 4))?;
     Some(format!("illegal base64 data at input byte {at}"))
 }
 

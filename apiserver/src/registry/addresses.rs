@@ -368,6 +368,7 @@ fn exists(address: Ipv4Addr) -> ApiError {
         group: "networking.k8s.io".to_owned(),
         resource: "ipaddresses.networking.k8s.io".to_owned(),
         name: address.to_string(),
+        deleting: false,
     }
 }
 
