@@ -5,13 +5,14 @@
 
 use crate::{
     error::{ApiError, Result},
+    handlers::respond,
     kinds::{AnyKind, Subresource},
     request::Incoming,
     state::App,
 };
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header;
+use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
@@ -398,16 +399,19 @@ pub fn discovery(app: &App, path: &str, incoming: &Incoming) -> Result<Response>
             let mut response = answer(media, bytes.clone());
             if known.split(',').any(|k| k.trim() == tag) {
                 *response.body_mut() = axum::body::Body::empty();
-                *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
             }
-            if let Ok(tag) = http::HeaderValue::from_str(tag) {
+            if let Ok(tag) = HeaderValue::from_str(tag) {
                 response.headers_mut().insert(header::ETAG, tag);
             }
             return Ok(response);
         }
     }
     let bytes = documents.plain.get(path).ok_or(ApiError::NoSuchPath)?;
-    Ok(answer("application/json", bytes.clone()))
+    let mut response = respond::json(incoming.accepted()?.whole()?, StatusCode::OK, bytes.clone());
+    // Caches must not take one form for the other.
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
 }
 
 fn aggregated_media(range: &str) -> Option<&'static str> {
@@ -423,7 +427,6 @@ fn aggregated_media(range: &str) -> Option<&'static str> {
 }
 
 fn answer(media: &'static str, bytes: Bytes) -> Response {
-    // Caches must not take one form for the other.
     ([(header::CONTENT_TYPE, media), (header::VARY, "Accept")], bytes).into_response()
 }
 

@@ -5,7 +5,7 @@ use crate::{
     admission::Lookup,
     auth::{Authenticator, Authorizer, User, authz},
     error::{ApiError, Result},
-    request::{Incoming, body, negotiate::Form},
+    request::{Incoming, body},
     state::App,
 };
 use api::field::{Errors, Path};
@@ -25,13 +25,7 @@ use serde_json::Value;
 
 /// POST of a review.
 pub async fn create(app: &App, mut incoming: Incoming) -> Result<Response> {
-    let accepted = incoming.accepted()?;
-    // A question has no columns.
-    if let Form::Table(_) | Form::Partial = accepted.form {
-        return Err(ApiError::NotAcceptable(
-            "only the following media types are accepted: application/json".to_owned(),
-        ));
-    }
+    let accepted = incoming.accepted()?.whole()?;
     let bytes = incoming.body(app.limits.body_bytes).await?;
     let info = &incoming.info;
     let mut object = body::parse(incoming.content_type(), &bytes, &info.resource)?.value;

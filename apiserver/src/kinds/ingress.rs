@@ -11,7 +11,6 @@ use k8s_openapi::api::networking::v1::{
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 /// Named the class before there was a field for it.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -87,7 +86,7 @@ impl Kind for Ingresses {
             if let Some(host) = entry.hostname.as_deref().filter(|h| !h.is_empty()) {
                 let path = path.child("hostname");
                 errors.invalid_each(&path, host, names::dns_subdomain(host));
-                no_address(host, &path, &mut errors);
+                network::no_address(host, &path, &mut errors);
             }
         }
         errors
@@ -136,12 +135,6 @@ fn hosts(rules: &[IngressRule]) -> String {
     }
 }
 
-fn no_address(host: &str, path: &Path, errors: &mut Errors) {
-    if host.parse::<IpAddr>().is_ok() {
-        errors.invalid(path, host, "must be a DNS name, not an IP address");
-    }
-}
-
 fn validate(object: &Ingress) -> Errors {
     let (mut errors, none) = (Errors::default(), IngressSpec::default());
     let (spec, path) = (object.spec.as_ref().unwrap_or(&none), Path::new("spec"));
@@ -177,7 +170,7 @@ fn validate_tls(tls: &IngressTLS, path: &Path, errors: &mut Errors) {
 fn validate_rule(rule: &IngressRule, path: &Path, errors: &mut Errors) {
     if let Some(host) = rule.host.as_deref().filter(|h| !h.is_empty()) {
         let path = path.child("host");
-        no_address(host, &path, errors);
+        network::no_address(host, &path, errors);
         network::host_or_wildcard(host, &path, errors);
     }
     let Some(http) = &rule.http else { return };

@@ -108,6 +108,10 @@ impl Kind for Services {
         errors
     }
 
+    fn validate_status_update(new: &Service, _: &Service) -> Errors {
+        validate::validate_status(new)
+    }
+
     fn warnings(object: &Service) -> Vec<String> {
         let none = Default::default();
         let spec = object.spec.as_ref().unwrap_or(&none);

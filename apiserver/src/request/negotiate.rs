@@ -51,6 +51,21 @@ impl Accepted {
         let (form, encoding) = form(headers, include, stream)?;
         Ok(Self { form, encoding, pretty: query.flag("pretty"), gzip: takes_gzip(headers) })
     }
+
+    /// For an answer that is no object of a table of kinds: a question's, or a discovery document.
+    ///
+    /// # Errors
+    /// 406 if a table or metadata only are wanted.
+    pub fn whole(self) -> Result<Self> {
+        match self.form {
+            Form::Object => Ok(self),
+            Form::Table(_) | Form::Partial => Err(not_acceptable(GIVEN)),
+        }
+    }
+}
+
+fn not_acceptable(given: &str) -> ApiError {
+    ApiError::NotAcceptable(format!("only the following media types are accepted: {given}"))
 }
 
 /// How a refusal is written: as the client wants its answers, and in JSON for one that wants nothing that there is.
@@ -74,10 +89,7 @@ fn form(headers: &HeaderMap, include: Include, stream: bool) -> Result<(Form, En
     let fits = |(quality, form): (f32, Option<(Form, Encoding)>)| {
         form.filter(|(_, encoding)| quality > 0.0 && !(stream && *encoding == Encoding::Yaml))
     };
-    ranges.into_iter().find_map(fits).ok_or_else(|| {
-        let given = if stream { STREAMED } else { GIVEN };
-        ApiError::NotAcceptable(format!("only the following media types are accepted: {given}"))
-    })
+    ranges.into_iter().find_map(fits).ok_or_else(|| not_acceptable(if stream { STREAMED } else { GIVEN }))
 }
 
 /// One media range: its weight, and the form and encoding it means if we can give them.

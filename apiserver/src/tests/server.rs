@@ -181,6 +181,24 @@ async fn discovery_lists_every_kind() {
 }
 
 #[tokio::test]
+async fn discovery_in_the_encoding_that_is_asked_for() {
+    let server = Server::new();
+    for (path, kind) in [("/api", "APIVersions"), ("/apis", "APIGroupList"), ("/apis/apps", "APIGroup")] {
+        let ask = async |accept: &str| server.call("GET", path, "", &[("accept", accept)]).await;
+        let yaml = ask("application/yaml").await;
+        assert_eq!(yaml.headers["content-type"], "application/yaml");
+        assert!(yaml.text().contains(&format!("kind: {kind}\n")), "{}", yaml.text());
+        let packed = ask(crate::protobuf::MEDIA).await;
+        assert_eq!(packed.headers["content-type"], crate::protobuf::MEDIA);
+        assert_eq!(crate::protobuf::parse(&packed.bytes).unwrap()["kind"], kind);
+        assert_eq!(packed.headers["vary"], "Accept");
+        for accept in ["text/html", "application/json;as=Table;v=v1;g=meta.k8s.io"] {
+            ask(accept).await.refused(406, "NotAcceptable", "only the following media types are accepted");
+        }
+    }
+}
+
+#[tokio::test]
 async fn aggregated_discovery() {
     let server = Server::new();
     for version in ["v2", "v2beta1"] {

@@ -182,7 +182,7 @@ def _(k):
 @claim("watch: what cannot be watched is told by a Status before the stream begins")
 def _(k):
     at = "/api/v1/configmaps?watch=true"
-    k.get(f"{at}&fieldSelector=spec.none%3Dx").no(400, "BadRequest", "field label not supported: spec.none")
+    k.get(f"{at}&fieldSelector=spec.none%3Dx").no(400, "BadRequest", '"spec.none" is not a known field selector: only "metadata.name", "metadata.namespace"')
     k.get(f"{at}&labelSelector=a%20b").no(400, "BadRequest", "unable to parse requirement")
     k.get(f"{at}&timeoutSeconds=soon").no(400, "BadRequest")
     k.get(f"{at}&resourceVersionMatch=NotOlderThan").no(422, "Invalid", "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")

@@ -101,9 +101,19 @@ def _(k):
 def _(k):
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}}
     at = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-    k.post(at, review, accept="application/json;as=Table;v=v1;g=meta.k8s.io").no(406, "NotAcceptable", "only the following media types are accepted: application/json")
+    k.post(at, review, accept="application/json;as=Table;v=v1;g=meta.k8s.io").no(406, "NotAcceptable", "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf")
     k.get("/api/v1/pods", accept="text/html").no(406, "NotAcceptable", "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf")
-    k.get("/api/v1/pods?watch=true", accept="application/yaml").no(406, "NotAcceptable", "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch")
+    watch = k.get("/api/v1/pods?watch=true", accept="application/yaml")
+    same((watch.code, watch.headers["Content-Type"]), (406, "application/yaml"))
+    for part in ("\nreason: NotAcceptable\n", "application/json;stream=watch, ", "application/vnd.kubernetes.protobuf;stream=watch"):
+        assert part in watch.text, watch.text
+    for at in ("/api", "/apis", "/apis/apps", "/apis/apps/v1"):
+        k.get(at, accept="text/html").no(406, "NotAcceptable", "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf")
+        answer = k.get(at, accept="application/yaml")
+        same((answer.code, answer.headers["Content-Type"]), (200, "application/yaml"))
+        assert "kind: API" in answer.text, answer.text
+        answer = k.get(at, accept="application/vnd.kubernetes.protobuf")
+        same((answer.code, answer.headers["Content-Type"], answer.body[:4]), (200, "application/vnd.kubernetes.protobuf", b"k8s\0"))
     k.post("/api/v1/namespaces", "x", type="text/plain").no(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf")
     k.patch("/api/v1/namespaces/default", "{}", type="application/json").no(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml")
 
@@ -158,7 +168,7 @@ def _(k):
         answer = k.get(url)
         document = answer.ok()
         assert answer.headers["ETag"], "no ETag"
-        patches = [p["patch"] for p in document["paths"].values() if "patch" in p]
+        patches = [p["patch"] for p in document["paths"].values() if p.get("patch", {}).get("x-kubernetes-action") == "patch"]
         assert patches and all("fieldValidation" in {a["name"] for a in p["parameters"]} for p in patches), path
         for schema in document["components"]["schemas"].values():
             for gvk in schema.get("x-kubernetes-group-version-kind", []):

@@ -295,6 +295,38 @@ pub(super) fn validate_change(new: &Service, old: &Service) -> Errors {
     errors
 }
 
+/// Where a load balancer says it is reached.
+pub(super) fn validate_status(service: &Service) -> Errors {
+    let mut errors = Errors::default();
+    let path = Path::new("status.loadBalancer.ingress");
+    let ingress = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_deref());
+    let ingress = ingress.unwrap_or_default();
+    let balanced = service.spec.as_ref().is_some_and(|s| s.type_.as_deref() == Some("LoadBalancer"));
+    if !balanced && !ingress.is_empty() {
+        errors.forbidden(&path, "may only be used when `spec.type` is 'LoadBalancer'");
+        return errors;
+    }
+    for (i, entry) in ingress.iter().enumerate() {
+        let (path, mode) = (path.index(i), path.index(i).child("ipMode"));
+        let ip = entry.ip.as_deref().filter(|ip| !ip.is_empty());
+        if let Some(ip) = ip {
+            network::ip(ip, &path.child("ip"), &mut errors);
+        }
+        match (entry.ip_mode.as_deref(), ip) {
+            (None, None) => {}
+            (None, Some(_)) => errors.required(&mode, "must be specified when `ip` is set"),
+            (Some(_), None) => errors.forbidden(&mode, "may not be specified when `ip` is not set"),
+            (given, Some(_)) => enumerated(given, &["Proxy", "VIP"], &mode, &mut errors),
+        }
+        if let Some(host) = entry.hostname.as_deref().filter(|h| !h.is_empty()) {
+            let path = path.child("hostname");
+            errors.invalid_each(&path, host, names::dns_subdomain(host));
+            network::no_address(host, &path, &mut errors);
+        }
+    }
+    errors
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Services;
@@ -391,6 +423,43 @@ mod tests {
         ] {
             assert_eq!(faults(spec.clone()), expected, "{spec}");
         }
+    }
+
+    #[test]
+    fn addresses_of_load_balancers() {
+        let told = |type_: &str, ingress: Value| {
+            let mut service = object(json!({
+                "spec": {"type": type_, "ports": [{"port": 80}]}, "status": {"loadBalancer": {"ingress": ingress}},
+            }));
+            Services::default(&mut service);
+            texts(validate_status(&service))
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(told("ClusterIP", json!([])), none);
+        assert_eq!(
+            told(
+                "LoadBalancer",
+                json!([{"ip": "1.2.3.4"}, {"ip": "::1", "ipMode": "Proxy"}, {"hostname": "a.b"}])
+            ),
+            none
+        );
+        assert_eq!(
+            told("NodePort", json!([{"ip": "1.2.3.4"}])),
+            ["status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"]
+        );
+        assert_eq!(
+            told(
+                "LoadBalancer",
+                json!([{"ip": "x", "ipMode": "Some"}, {"hostname": "1.2.3.4", "ipMode": "VIP"}, {"hostname": "A"}])
+            ),
+            [
+                "status.loadBalancer.ingress[0].ip: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                "status.loadBalancer.ingress[0].ipMode: Unsupported value: \"Some\": supported values: \"Proxy\", \"VIP\"",
+                "status.loadBalancer.ingress[1].ipMode: Forbidden: may not be specified when `ip` is not set",
+                "status.loadBalancer.ingress[1].hostname: Invalid value: \"1.2.3.4\": must be a DNS name, not an IP address",
+                "status.loadBalancer.ingress[2].hostname: Invalid value: \"A\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+            ]
+        );
     }
 
     #[test]

@@ -15,6 +15,13 @@ pub(in crate::kinds) fn ip(text: &str, path: &Path, errors: &mut Errors) -> Opti
     ip
 }
 
+/// The name of a host, which no address is.
+pub(in crate::kinds) fn no_address(host: &str, path: &Path, errors: &mut Errors) {
+    if host.parse::<IpAddr>().is_ok() {
+        errors.invalid(path, host, "must be a DNS name, not an IP address");
+    }
+}
+
 /// An address that traffic may be sent to: not loopback, link-local and the like.
 pub(in crate::kinds) fn endpoint_ip(ip: IpAddr, path: &Path, errors: &mut Errors) {
     let link_local = match ip {
