@@ -118,9 +118,16 @@ pub async fn virtual_resource(app: &App, incoming: Box<Incoming>) -> Result<Resp
 
 /// A path that is no resource.
 pub async fn paths(app: &App, incoming: Box<Incoming>) -> Result<Response> {
-    if !matches!(incoming.info.verb, "get" | "head") {
-        return Err(method_not_allowed());
-    }
+    let verb = incoming.info.verb;
+    let first = incoming.info.path.split('/').find(|part| !part.is_empty());
+    // How the server is it tells to any verb, as Kubernetes does.
+    let any_verb = matches!(first, Some("healthz" | "livez" | "readyz"));
+    let answer = read_path(app, incoming).await?;
+    // What is not there is not there for any verb, so this comes last.
+    if any_verb || matches!(verb, "get" | "head") { Ok(answer) } else { Err(method_not_allowed()) }
+}
+
+async fn read_path(app: &App, incoming: Box<Incoming>) -> Result<Response> {
     let path = incoming.info.path.clone();
     let (first, rest) =
         path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));

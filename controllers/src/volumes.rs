@@ -364,10 +364,6 @@ impl Volumes {
         }
         let mut new = volume.clone();
         let status = new.status.get_or_insert_default();
-        if status.phase.as_deref() != Some(phase) {
-            status.last_phase_transition_time =
-                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(self.ctx.clock.now()));
-        }
         status.phase = Some(phase.to_owned());
         status.message = message;
         let name = context::name(&volume.metadata);

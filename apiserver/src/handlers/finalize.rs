@@ -5,7 +5,10 @@ use super::{call, decode, respond};
 use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, Subresource},
-    registry::{Stored, update::Change},
+    registry::{
+        Stored,
+        update::{Change, check_uid},
+    },
     request::{Incoming, body, options::WriteOptions},
     state::App,
 };
@@ -19,16 +22,14 @@ pub async fn update(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Re
     let parsed = body::parse(incoming.content_type(), &bytes, kind.resource().kind)?;
     let (given, mut warnings) = decode(kind, parsed.value, &parsed.repeated, &options)?;
     let not_one = || ApiError::Internal("finalize of something that is no namespace".to_owned());
-    let given = given.as_any().downcast_ref::<Namespace>().ok_or_else(not_one)?;
     let call = call(kind, Some(Subresource::Finalize), &incoming, options.dry_run);
     let mut make = |stored: Option<&Stored>| {
         let stored = stored.ok_or_else(|| call.not_found())?;
+        check_uid(&call, given.meta().uid.as_deref(), stored)?;
+        let given = given.as_any().downcast_ref::<Namespace>().ok_or_else(not_one)?;
         let mut object = stored.object.clone_box();
         let namespace = object.as_any_mut().downcast_mut::<Namespace>().ok_or_else(not_one)?;
         namespace.metadata.resource_version.clone_from(&given.metadata.resource_version);
-        if given.metadata.uid.is_some() {
-            namespace.metadata.uid.clone_from(&given.metadata.uid);
-        }
         if given.metadata.name.is_some() {
             namespace.metadata.name.clone_from(&given.metadata.name);
         }

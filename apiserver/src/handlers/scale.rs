@@ -4,7 +4,11 @@ use super::{call, method_not_allowed, respond};
 use crate::{
     error::{ApiError, Result},
     kinds::{AnyKind, AnyObject, Subresource},
-    registry::{Call, Stored, apply, patch::PatchType, update::Change},
+    registry::{
+        Call, Stored, apply,
+        patch::PatchType,
+        update::{Change, check_uid},
+    },
     request::{
         Incoming, body,
         negotiate::{Accepted, Form},
@@ -59,6 +63,7 @@ pub async fn scale(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Res
             Some(patch_type) => patched(patch_type, &current()?, &bytes)?,
         };
         let wanted = read(wanted, call.name)?;
+        check_uid(&call, wanted.metadata.uid.as_deref(), stored)?;
         let replicas = wanted.spec.as_ref().and_then(|s| s.replicas);
         let mut object = match patch_type {
             Some(PatchType::Apply) => applied(&call, stored, replicas, force)?,
@@ -68,9 +73,6 @@ pub async fn scale(app: &App, kind: &dyn AnyKind, mut incoming: Incoming) -> Res
         // Without one the write is at whatever is there, also of kinds that else want to be told.
         if let Some(version) = wanted.metadata.resource_version.filter(|v| !v.is_empty()) {
             meta.resource_version = Some(version);
-        }
-        if let Some(uid) = wanted.metadata.uid.filter(|u| !u.is_empty()) {
-            meta.uid = Some(uid);
         }
         if patch_type != Some(PatchType::Apply) {
             kind.set_scale(object.as_mut(), replicas.unwrap_or(0));

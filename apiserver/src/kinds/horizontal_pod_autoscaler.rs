@@ -406,6 +406,12 @@ mod tests {
         made
     }
 
+    fn of_container(resource: &str) -> Value {
+        let target = json!({"type": "Utilization", "averageUtilization": 5});
+        let source = json!({"container": "a", "name": resource, "target": target});
+        json!([{"type": "ContainerResource", "containerResource": source}])
+    }
+
     #[test]
     fn defaults_row_and_rules() {
         let made = autoscaler(|s| {
@@ -419,6 +425,15 @@ mod tests {
         let row = json!(Autoscalers::row(&made, Timestamp::UNIX_EPOCH)[1..6]);
         assert_eq!(row, json!(["Deployment/web", "cpu: <unknown>/80%", "1", 5, 0]));
         let faults = |change: fn(&mut Value)| texts(Autoscalers::validate(&autoscaler(change)));
+        assert!(faults(|s| s["metrics"] = of_container("memory")).is_empty());
+        let at = "spec.metrics[0].containerResource.name: Invalid value: \"disk\"";
+        assert_eq!(
+            faults(|s| s["metrics"] = of_container("disk")),
+            [
+                format!("{at}: must be a standard resource type or fully qualified"),
+                format!("{at}: must be a standard resource for containers")
+            ]
+        );
         assert_eq!(
             faults(|s| s["minReplicas"] = json!(6)),
             ["spec.maxReplicas: Invalid value: 5: must be greater than or equal to `minReplicas`"]

@@ -77,7 +77,7 @@ fn fill(into: &mut Amounts, from: &Amounts) {
 }
 
 /// What is limited must be something: one of Kubernetes' own resources, or with a domain in front.
-fn resource_name(name: &str, of_container: bool, path: &Path, errors: &mut Errors) {
+pub(in crate::kinds) fn resource_name(name: &str, of_container: bool, path: &Path, errors: &mut Errors) {
     let faults = names::qualified_name(name);
     if !faults.is_empty() {
         errors.invalid_each(path, name, faults);

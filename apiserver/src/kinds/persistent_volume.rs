@@ -9,6 +9,7 @@ use api::field::{Error, Errors, Path, Type};
 use api::names;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 pub(super) struct PersistentVolumes;
@@ -51,8 +52,11 @@ impl Kind for PersistentVolumes {
     }
 
     fn prepare_create(object: &mut PersistentVolume) {
-        object.status =
-            Some(PersistentVolumeStatus { phase: Some("Pending".to_owned()), ..Default::default() });
+        object.status = Some(PersistentVolumeStatus {
+            phase: Some("Pending".to_owned()),
+            last_phase_transition_time: object.metadata.creation_timestamp.clone(),
+            ..Default::default()
+        });
     }
 
     fn prepare_update(new: &mut PersistentVolume, old: &PersistentVolume) {
@@ -61,6 +65,14 @@ impl Kind for PersistentVolumes {
 
     fn prepare_status_update(new: &mut PersistentVolume, old: &PersistentVolume) {
         new.spec = old.spec.clone();
+        // Who changes the phase may say when; who does not say leaves it to the server (KEP-3762).
+        let none = PersistentVolumeStatus::default();
+        let (now, before) = (new.status.get_or_insert_default(), old.status.as_ref().unwrap_or(&none));
+        let said = now.last_phase_transition_time.is_some()
+            && now.last_phase_transition_time != before.last_phase_transition_time;
+        if now.phase != before.phase && !said {
+            now.last_phase_transition_time = Some(Time(crate::registry::create::now()));
+        }
     }
 
     fn validate(object: &PersistentVolume) -> Errors {
@@ -282,6 +294,28 @@ mod tests {
               - hostPath.path: \"/data\"\n+ hostPath.path: \"/other\"\n"
             ]
         );
+    }
+
+    #[test]
+    fn the_time_of_a_change_of_phase() {
+        let with = |phase: &str, time: Option<&str>| {
+            let mut volume = volume(good());
+            volume.status = object(json!({"phase": phase, "lastPhaseTransitionTime": time}));
+            volume
+        };
+        let changed = |new: PersistentVolume| {
+            let mut new = new;
+            PersistentVolumes::prepare_status_update(&mut new, &with("Pending", Some(&at(0))));
+            new.status.unwrap().last_phase_transition_time.unwrap().0.to_string()
+        };
+        let mut made = volume(good());
+        PersistentVolumes::prepare_create(&mut made);
+        assert_eq!(made.status.unwrap().last_phase_transition_time, made.metadata.creation_timestamp);
+        assert_eq!(changed(with("Pending", Some(&at(0)))), at(0));
+        assert_eq!(changed(with("Bound", Some(&at(9)))), at(9));
+        for silent in [None, Some(at(0))] {
+            assert!(changed(with("Bound", silent.as_deref())) > at(9));
+        }
     }
 
     #[test]

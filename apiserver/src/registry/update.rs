@@ -95,7 +95,7 @@ impl Registry {
         };
         let mut new = (change.make)(Some(&old))?;
         check_name(call, new.as_mut())?;
-        check_preconditions(call, new.as_ref(), &old)?;
+        check_revision(call, new.as_ref(), &old)?;
         let current = old.object.as_ref();
 
         if rules != Rules::Own {
@@ -156,8 +156,8 @@ impl Registry {
     }
 }
 
-/// The body may leave out its name and namespace, but not contradict the path.
-fn check_name(call: &Call<'_>, object: &mut dyn AnyObject) -> Result<()> {
+/// An object may leave out its name and namespace, but not contradict the path.
+pub(crate) fn check_name(call: &Call<'_>, object: &mut dyn AnyObject) -> Result<()> {
     match_namespace(call.kind, call.namespace, object)?;
     let meta = object.meta_mut();
     match meta.name.as_deref() {
@@ -173,9 +173,10 @@ fn check_name(call: &Call<'_>, object: &mut dyn AnyObject) -> Result<()> {
     Ok(())
 }
 
-/// The uid and the resourceVersion that the client's object carries must be those of the stored one.
-fn check_preconditions(call: &Call<'_>, new: &dyn AnyObject, old: &Stored) -> Result<()> {
-    let (uid, wanted) = (old.object.meta().uid.as_deref(), new.meta().uid.as_deref());
+/// The uid that a client's whole object carries must be that of the stored one. (A patch that changes it is refused as
+/// any change of what is immutable.)
+pub(crate) fn check_uid(call: &Call<'_>, wanted: Option<&str>, stored: &Stored) -> Result<()> {
+    let uid = stored.object.meta().uid.as_deref();
     if wanted.is_some_and(|u| !u.is_empty()) && wanted != uid {
         return Err(call.conflict(format!(
             "Precondition failed: UID in precondition: {}, UID in object meta: {}",
@@ -183,6 +184,11 @@ fn check_preconditions(call: &Call<'_>, new: &dyn AnyObject, old: &Stored) -> Re
             uid.unwrap_or_default()
         )));
     }
+    Ok(())
+}
+
+/// The resourceVersion that the client's object carries must be that of the stored one.
+fn check_revision(call: &Call<'_>, new: &dyn AnyObject, old: &Stored) -> Result<()> {
     match revision_of(new)? {
         Some(revision) if revision != old.revision => Err(call.conflict(super::MODIFIED)),
         None if !call.kind.unconditional_update() && Rules::of(call.subresource) == Rules::Main => {
@@ -195,7 +201,6 @@ fn check_preconditions(call: &Call<'_>, new: &dyn AnyObject, old: &Stored) -> Re
     }
 }
 
-/// What an update cannot take away from an object, wherever it comes from.
 /// Records who changed what, if the object was ever applied.
 fn track(call: &Call<'_>, new: &mut dyn AnyObject, old: &dyn AnyObject) -> Result<()> {
     if !managed_fields::tracked(new.meta()) && !managed_fields::tracked(old.meta()) {
@@ -216,6 +221,7 @@ fn track(call: &Call<'_>, new: &mut dyn AnyObject, old: &dyn AnyObject) -> Resul
     Ok(())
 }
 
+/// What an update cannot take away from an object, wherever it comes from.
 fn carry_metadata(new: &mut dyn AnyObject, old: &dyn AnyObject) {
     let (meta, old) = (new.meta_mut(), old.meta());
     if meta.uid.as_deref().is_none_or(str::is_empty) {

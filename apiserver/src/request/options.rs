@@ -27,7 +27,11 @@ impl Query {
         self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
     }
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(k, v)| k == name && !v.is_empty()).map(|(_, v)| v.as_str())
+        self.each(name).filter(|v| !v.is_empty())
+    }
+    /// As [`Query::all`], and what is empty too.
+    pub fn each<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
     }
     fn text(&self, name: &str) -> String {
         self.get(name).unwrap_or_default().to_owned()
@@ -240,7 +244,7 @@ impl WriteOptions {
                 FieldValidation::Warn
             }
         };
-        let dry_run = parse_dry_run(query.all("dryRun"), &mut errors);
+        let dry_run = parse_dry_run(query.each("dryRun"), &mut errors);
         invalid(kind, errors)?;
         Ok(Self { dry_run, field_manager: manager, field_validation, force: query.optional_flag("force") })
     }
@@ -306,7 +310,7 @@ impl DeleteOptions {
                 preconditions: None,
                 orphan_dependents: query.optional_flag("orphanDependents"),
                 propagation_policy: query.get("propagationPolicy").map(str::to_owned),
-                dry_run: Some(query.all("dryRun").map(str::to_owned).collect()),
+                dry_run: Some(query.each("dryRun").map(str::to_owned).collect()),
             },
         };
         if given.kind.as_deref().is_some_and(|k| !k.is_empty() && k != "DeleteOptions") {

@@ -94,6 +94,10 @@ async fn methods_that_a_resource_does_not_have() {
             "does not allow this method",
         );
     }
+    for path in ["/nonsense", "/api/v2", "/apis/apps/v9", "/openapi/v3/apis/none/v1"] {
+        server.call("POST", path, "{}", &[]).await.refused(404, "NotFound", "could not find");
+    }
+    assert_eq!(server.call("POST", "/livez", "", &[]).await.text(), "ok");
     for path in [
         "/nonsense",
         "/api/v9",

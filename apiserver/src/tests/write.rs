@@ -156,6 +156,9 @@ async fn dry_runs_change_nothing() {
     let put = server.put(&dry, &map("a", &json!({"x": "1"}))).await.expect(200);
     assert_eq!(put["data"], json!({"x": "1"}));
     server.patch(&dry, "merge", &json!({"data": {"x": "2"}})).await.expect(200);
+    let empty = "dryRun: Unsupported value: [\"\"]: supported values: \"All\"";
+    server.put(&format!("{MAPS}/a?dryRun="), &map("a", &json!({}))).await.refused(422, "Invalid", empty);
+    server.delete(&format!("{MAPS}/a?dryRun="), &Value::Null).await.refused(422, "Invalid", empty);
     server.delete(&dry, &Value::Null).await.expect(200);
     assert_eq!(server.get(&format!("{MAPS}/a")).await.expect(200), object);
 }
@@ -194,6 +197,19 @@ async fn updates_are_conditional_on_the_revision_they_name() {
         "BadRequest",
         "the name of the object (b) does not match the name on the URL (a)",
     );
+    // What the body says is looked at first.
+    server.put(&format!("{MAPS}/none"), &map("b", &json!({}))).await.refused(
+        400,
+        "BadRequest",
+        "does not match",
+    );
+    for path in [&path, &format!("{MAPS}/none")] {
+        server.put(path, &json!({"data": {}})).await.refused(
+            400,
+            "BadRequest",
+            "based on URL) was undeterminable: name must be provided",
+        );
+    }
     server.put(&format!("{MAPS}/b"), &map("b", &json!({}))).await.refused(
         404,
         "NotFound",
@@ -256,6 +272,11 @@ async fn patches() {
         400,
         "BadRequest",
         "does not match the name on the URL",
+    );
+    server.patch(&path, "merge", &json!({"metadata": {"uid": "1"}})).await.refused(
+        422,
+        "Invalid",
+        "metadata.uid: Invalid value: \"1\": field is immutable",
     );
     server.patch(&path, "merge", &json!({"kind": "Pod"})).await.refused(400, "BadRequest", "");
     server.call("PATCH", &path, "{}", &[("content-type", "application/json")]).await.refused(

@@ -115,3 +115,17 @@ fn null_is_not_given_and_quantities_are_canonical() {
         decode::<Service>(json!({"spec": {"ports": [{"port": 80, "targetPort": "http"}]}})).unwrap();
     assert_eq!(serde_json::to_value(service).unwrap()["spec"]["ports"][0]["targetPort"], "http");
 }
+
+#[test]
+fn the_template_of_a_claim_is_a_claim_whatever_it_says() {
+    let set = |api_version: Value| json!({"spec": {"volumeClaimTemplates": [{"apiVersion": api_version, "kind": "x", "metadata": {"name": "d"}}]}});
+    for given in [json!(null), json!(""), json!("v2")] {
+        let (set, unknown) = decode::<StatefulSet>(set(given)).unwrap();
+        assert_eq!(unknown, [""; 0]);
+        let written = serde_json::to_value(set).unwrap();
+        let claim = &written["spec"]["volumeClaimTemplates"][0];
+        assert_eq!((&claim["apiVersion"], &claim["kind"]), (&json!("v1"), &json!("PersistentVolumeClaim")));
+    }
+    let fault = decode::<StatefulSet>(set(json!(5))).unwrap_err();
+    assert!(fault.contains("cannot unmarshal number"), "{fault}");
+}

@@ -1,6 +1,7 @@
 //! Rules of HorizontalPodAutoscalers' parts: what is scaled, by which metrics, how fast.
 
 use super::{MAX_PERIOD_SECONDS, MAX_WINDOW_SECONDS, target};
+use crate::kinds::limit_range;
 use crate::kinds::shared::{pod_spec, pod_template};
 use api::field::{Errors, Path};
 use api::{names, quantity};
@@ -82,6 +83,9 @@ fn validate_source(spec: &v2::MetricSpec, type_: &str, path: &Path, errors: &mut
         errors.required(&path.child("name"), "must specify a resource name");
     }
     if let Some(source) = spec.container_resource.as_ref().filter(|_| type_ == "ContainerResource") {
+        if !source.name.is_empty() {
+            limit_range::resource_name(&source.name, true, &path.child("name"), errors);
+        }
         let at = path.child("container");
         match source.container.as_str() {
             "" => errors.required(&at, "must specify a container"),
