@@ -40,14 +40,14 @@ for f in files:
             current = None
         elif current is not None and not line.startswith("//"):
             m = re.match(r"(?:(\w+)\s+)?([\w.\[\]*]+)\s+`(.*)`", line)
-            wire = m and re.search(r'protobuf:"(\w+),(\d+),[^"]*name=(\w+)', m[3])
+            wire = m and re.search(r'protobuf:"\w+,(\d+),(opt|rep)[^"]*name=(\w+)', m[3])
             if wire:
                 name = (re.search(r'json:"([^"]*)"', m[3]) or ["", wire[3]])[1]
-                current.append((package, int(wire[2]), name, wire[1], m[2]))
+                current.append((package, int(wire[1]), name, wire[2], m[2]))
 
 
-def sort(package, wire, go):
-    """(prefix, sort) of a Go type."""
+def sort(package, label, go):
+    """(prefix, sort) of a Go type and the label of its field."""
     mark = ""
     while True:
         if go in SPECIAL:
@@ -70,8 +70,8 @@ def sort(package, wire, go):
             if full not in aliases:
                 sys.exit(f"unknown type {go} in {package}")
             package, target = aliases[full]
-            # A named list is a message of its own on the wire: {repeated items = 1}.
-            if mark and target.startswith("[]"):
+            # A named list that is nullable is a message of its own on the wire: {repeated items = 1}.
+            if target.startswith("[]") and (mark or label == "opt"):
                 return mark, "!list"
             go = target
 
@@ -80,9 +80,9 @@ for name in sorted(structs):
     if name.startswith("apiextensions.") and name.split(".")[-1] in SPECIAL or not structs[name] and not name.endswith("SubresourceStatus"):
         continue
     print(name)
-    for package, tag, json, wire, go in sorted(structs[name], key=lambda f: f[1]):
+    for package, tag, json, label, go in sorted(structs[name], key=lambda f: f[1]):
         key, *options = json.split(",")
-        mark, kind = sort(package, wire, go)
+        mark, kind = sort(package, label, go)
         inline = not key and ("inline" in options or True)
         unset = "?" if not mark and not go.startswith("*") and kind in ("s", "b", "i", "d") and "omitempty" in options else ""
         print(f" {tag} {'-' if inline else key} {mark}{unset}{kind}")

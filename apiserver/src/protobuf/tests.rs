@@ -117,3 +117,15 @@ proptest! {
         }
     }
 }
+
+/// `Verbs` is the one named list that is a message, although it stands in no map.
+#[test]
+fn verbs_of_a_resource_are_a_message() {
+    let list = json!({"kind": "APIResourceList", "groupVersion": "v1", "resources": [
+        {"name": "pods", "singularName": "", "namespaced": true, "kind": "Pod", "verbs": ["get"]},
+    ]});
+    let packed = object(list.to_string().as_bytes()).unwrap();
+    let verbs = b"\x22\x05\x0a\x03get";
+    assert!(packed.windows(verbs.len()).any(|w| w == verbs), "{packed:x?}");
+    assert_eq!(parse(&packed).unwrap()["resources"][0]["verbs"], json!(["get"]));
+}
