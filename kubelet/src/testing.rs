@@ -1,6 +1,7 @@
 //! Fixtures of this crate's tests: pods and containers in few words.
 
 pub(crate) mod fake_api;
+pub(crate) mod namespace;
 
 use crate::{
     container_plan::spec_hash,

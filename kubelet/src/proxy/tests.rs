@@ -2,7 +2,6 @@
 //! namespace of its own (skipped without root).
 
 mod dataplane;
-mod namespace;
 
 use super::{
     Config, LocalNode,
@@ -11,7 +10,7 @@ use super::{
     ruleset, services,
     state::{Changes, State, UdpService},
 };
-use crate::netlink::batch::Batch;
+use crate::{netlink::batch::Batch, testing::namespace};
 use k8s_openapi::api::{
     core::v1::{Container, ContainerPort, Pod, PodSpec, PodStatus, Service, ServicePort, ServiceSpec},
     discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},

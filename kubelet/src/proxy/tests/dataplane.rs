@@ -1,8 +1,11 @@
 //! Packets: a machine with two pods on its bridge, a third on that of a virtual node, and a client outside, each a
 //! network namespace; a proxy that follows a small API server; connections from everywhere to everything. No Docker.
 
-use super::{host_port, namespace, node_port, pod, service, slice, two_nodes};
-use crate::proxy::{Proxy, Status};
+use super::{host_port, node_port, pod, service, slice, two_nodes};
+use crate::{
+    proxy::{Proxy, Status},
+    testing::namespace,
+};
 use client::{Informers, testing::Fake};
 use k8s_openapi::api::{
     core::v1::{Pod, Service, ServiceSpec},

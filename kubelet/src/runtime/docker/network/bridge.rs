@@ -79,7 +79,10 @@ impl Bridge {
     /// error in words: another cluster's bridge, mostly.
     pub(super) async fn ensure(&self) -> Result<()> {
         with_kernel(|kernel| async move {
-            let index = match find(&kernel, &self.name).await? {
+            let found = find(&kernel, &self.name).await?;
+            // First: a bridge made for nothing would lack the alias by which a reset finds it.
+            self.refuse_others(&kernel, found).await?;
+            let index = match found {
                 Some(index) => index,
                 None => {
                     let bridge = LinkBridge::new(&self.name).address(hardware(self.cidr.gateway())).build();
@@ -88,7 +91,6 @@ impl Bridge {
                     made.ok_or_else(|| Error::Other(format!("no bridge {}", self.name)))?
                 }
             };
-            self.refuse_others(&kernel, index).await?;
             let gateway = IpAddr::V4(self.cidr.gateway());
             let added = kernel.address().add(index, gateway, self.cidr.prefix_length()).execute().await;
             exists_or(added)?;
@@ -98,14 +100,14 @@ impl Bridge {
         .await
     }
 
-    async fn refuse_others(&self, kernel: &Handle, own: u32) -> Result<(), Fault> {
+    async fn refuse_others(&self, kernel: &Handle, own: Option<u32>) -> Result<(), Fault> {
         let mut addresses = kernel.address().get().execute();
         while let Some(address) = addresses.try_next().await? {
             let v4 = address.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
                 _ => None,
             });
-            let Some(ip) = v4.filter(|_| address.header.index != own) else { continue };
+            let Some(ip) = v4.filter(|_| Some(address.header.index) != own) else { continue };
             if self.cidr.contains(ip) {
                 let text = format!(
                     "{ip}, an address of this machine, is in the pod network {}: choose another --cluster-cidr",
@@ -308,6 +310,26 @@ fn exists_or(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::namespace;
+
+    #[tokio::test]
+    async fn a_network_that_is_taken_leaves_nothing_behind() {
+        let test = "runtime::docker::network::bridge::tests::a_network_that_is_taken_leaves_nothing_behind";
+        if !namespace::inside(test) {
+            return;
+        }
+        let config = |id: &str, net: &str| Config::new("here", 0, id, PathBuf::new(), net.parse().unwrap());
+        let links = || namespace::output("ip", &["-o", "link", "show", "type", "bridge"]).lines().count();
+        let first = Bridge::new(&config("one", "10.9.0.0/24"));
+        for _ in 0..2 {
+            first.ensure().await.unwrap();
+        }
+        let second = Bridge::new(&config("two", "10.9.0.0/16"));
+        let refused = second.ensure().await.unwrap_err().to_string();
+        assert!(refused.contains("10.9.0.1, an address of this machine"), "{refused}");
+        assert_eq!(links(), 1, "links that no reset would find");
+        assert_eq!((reset("two").await.unwrap(), reset("one").await.unwrap(), links()), (0, 1, 0));
+    }
 
     #[test]
     fn a_sysctls_first_separator_separates() {

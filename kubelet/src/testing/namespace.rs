@@ -7,12 +7,12 @@ const MARK: &str = "MINIK8S_TEST_NAMESPACE";
 
 /// Whether to go on. Outside it runs the named test in a new namespace, and says no. Skips, and says so, where
 /// that is not possible.
-pub(super) fn inside(test: &str) -> bool {
+pub(crate) fn inside(test: &str) -> bool {
     run(test, &[])
 }
 
 /// The same for a test that is usually ignored.
-pub(super) fn inside_ignored(test: &str) -> bool {
+pub(crate) fn inside_ignored(test: &str) -> bool {
     run(test, &["--ignored"])
 }
 
@@ -42,7 +42,7 @@ fn run(test: &str, arguments: &[&str]) -> bool {
 
 /// Standard output of a command that must succeed.
 #[track_caller]
-pub(super) fn output(program: &str, args: &[&str]) -> String {
+pub(crate) fn output(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{program} {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
@@ -50,7 +50,7 @@ pub(super) fn output(program: &str, args: &[&str]) -> String {
 }
 
 /// Number of elements of a set or map of a table, as nft sees it.
-pub(super) fn set_size(table: &str, set: &str) -> usize {
+pub(crate) fn set_size(table: &str, set: &str) -> usize {
     let json = output("nft", &["-j", "list", "table", "ip", table]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let objects = json["nftables"].as_array().unwrap();
