@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::resource::v1::{
     DeviceClaim, DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::collections::HashSet;
@@ -270,6 +271,13 @@ impl Kind for ResourceSlices {
     ];
     const SELECTABLE: &'static [&'static str] = &["spec.driver", "spec.nodeName"];
 
+    fn default(object: &mut ResourceSlice) {
+        let now = || Time(crate::registry::create::now());
+        for taint in object.spec.devices.iter_mut().flatten().flat_map(|d| d.taints.iter_mut().flatten()) {
+            taint.time_added.get_or_insert_with(now);
+        }
+    }
+
     fn validate(object: &ResourceSlice) -> Errors {
         let (mut errors, path, spec) = (Errors::default(), Path::new("spec"), &object.spec);
         match spec.driver.as_str() {
@@ -379,6 +387,14 @@ mod tests {
         let pool = json!({"name": "p", "generation": 1, "resourceSliceCount": 1});
         let fine = slice(json!({"driver": "d.io", "nodeName": "n", "pool": pool}));
         assert!(texts(ResourceSlices::validate(&fine)).is_empty());
+        let time = "2026-11-23T01:00:00Z";
+        let taints = json!([{"effect": "NoExecute", "key": "a"}, {"effect": "NoExecute", "key": "b", "timeAdded": time}]);
+        let mut tainted = slice(json!({"driver": "d.io", "nodeName": "n", "pool": pool,
+                                       "devices": [{"name": "d", "taints": taints}]}));
+        ResourceSlices::default(&mut tainted);
+        let taints = &json!(tainted)["spec"]["devices"][0]["taints"];
+        assert!(taints[0]["timeAdded"].is_string());
+        assert_eq!(taints[1]["timeAdded"], time);
         assert_eq!(texts(ResourceSlices::validate(&slice(json!({"driver": "d.io", "pool": pool})))).len(), 1);
     }
 }
