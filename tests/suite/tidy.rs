@@ -59,7 +59,7 @@ fn sources() -> Vec<(PathBuf, String)> {
 /// Files that hold nothing but tests and what they need.
 fn is_test(path: &Path) -> bool {
     matches!(path.file_stem().and_then(|s| s.to_str()), Some("tests" | "testing" | "fake"))
-        || path.components().any(|c| c.as_os_str() == "tests")
+        || path.components().any(|c| matches!(c.as_os_str().to_str(), Some("tests" | "testing")))
 }
 
 /// The part of a file before its tests.

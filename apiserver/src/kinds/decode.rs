@@ -7,6 +7,11 @@
 //! types leave such fields out when they write an object back, and must not seem to change it.
 
 use crate::protobuf;
+use base64::{
+    Engine, alphabet,
+    engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD},
+};
+use k8s_openapi::ByteString;
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -64,6 +69,11 @@ pub(super) fn decode<T: DeserializeOwned>(value: Value) -> Result<(T, Vec<String
     let object = T::deserialize(Decoder { value, context: &context }).map_err(|e| e.0)?;
     Ok((object, context.unknown.into_inner()))
 }
+
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 #[derive(Default)]
 struct Context {
@@ -253,8 +263,10 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
         let context = self.context;
         match self.value {
             Value::String(s) if is_bytes::<V::Value>() => {
-                let fault = base64_fault(&s);
-                visitor.visit_string(s).map_err(|e: Error| fault.map_or(e, Error))
+                if let Some(fault) = base64_fault(&s) {
+                    return Err(Error(fault));
+                }
+                visitor.visit_string(canonical_base64(&s))
             }
             Value::String(s) => visitor.visit_string(s).map_err(|e: Error| Self::located(context, e)),
             Value::Null => visitor.visit_str(""),
@@ -279,7 +291,7 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
                 let string = is("core::option::Option<alloc::string::String>");
                 text.is_empty()
                     && (string && !self.context.is_at(&EMPTY_IS_SET)
-                        || is("core::option::Option<k8s_openapi::ByteString>"))
+                        || is(std::any::type_name::<Option<ByteString>>()))
             }
             Value::Bool(value) => !value && self.context.is_zero_unset(),
             Value::Number(number) => number.as_i64() == Some(0) && self.context.is_zero_unset(),
@@ -429,16 +441,46 @@ fn is_number(go: &str) -> bool {
 }
 
 fn is_bytes<T>() -> bool {
-    std::any::type_name::<T>() == "k8s_openapi::ByteString"
+    std::any::type_name::<T>() == std::any::type_name::<ByteString>()
 }
 
-/// Where base64 goes wrong, in the words of Kubernetes' decoder.
+/// Sound base64 as strict decoders take it: in one line (a block of YAML is not), and without bits in the last character
+/// that mean nothing.
+fn canonical_base64(text: &str) -> String {
+    let mut text = text.replace(['\r', '\n'], "");
+    let last = text.len().saturating_sub(4);
+    if let Ok(bytes) = LENIENT.decode(&text[last..]) {
+        text.truncate(last);
+        STANDARD.encode_string(bytes, &mut text);
+    }
+    text
+}
+
+/// Where base64 goes wrong, in the words of Kubernetes' decoder: the byte of the text, in which line ends count but mean
+/// nothing.
 fn base64_fault(text: &str) -> Option<String> {
-    let text: Vec<u8> = text.bytes().filter(|b| !matches!(b, b'\r' | b'\n')).collect();
-    let body = text.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
-    let wrong = text[..body].iter().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')));
-    let at = wrong.or_else(|| (!text.len().is_multiple_of(4)).then_some(text.len() / 4 * 4))?;
-    Some(format!("illegal base64 data at input byte {at}"))
+    let fault = |at: usize| Some(format!("illegal base64 data at input byte {at}"));
+    let is_line_end = |b: &u8| matches!(b, b'\r' | b'\n');
+    let mut bytes = text.bytes().enumerate().filter(|(_, b)| !is_line_end(b));
+    loop {
+        for place in 0..4 {
+            match bytes.next() {
+                None if place == 0 => return None,
+                None => return fault(text.len() - place),
+                Some((_, b)) if b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/') => {}
+                Some((_, b'=')) if place >= 2 => {
+                    let padded = match (place, bytes.next()) {
+                        (3, rest) => rest,
+                        (_, None) => return fault(text.len()),
+                        (_, Some((_, b'='))) => bytes.next(),
+                        (_, Some((after, _))) => return fault(after - 1),
+                    };
+                    return padded.and_then(|(rest, _)| fault(rest));
+                }
+                Some((at, _)) => return fault(at),
+            }
+        }
+    }
 }
 
 /// `alloc::vec::Vec<k8s_openapi::v1_36::api::core::v1::container::Container>` → `[]v1.Container`: what people know from

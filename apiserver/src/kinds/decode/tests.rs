@@ -1,8 +1,9 @@
 //! Paths of unknown fields, words of type errors, what counts as not given.
 
 use super::*;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use serde_json::json;
 
 fn pod(spec: Value) -> Value {
@@ -128,4 +129,31 @@ fn the_template_of_a_claim_is_a_claim_whatever_it_says() {
     }
     let fault = decode::<StatefulSet>(set(json!(5))).unwrap_err();
     assert!(fault.contains("cannot unmarshal number"), "{fault}");
+}
+
+#[test]
+fn bytes_are_base64_or_told_as_kubernetes_tells_it() {
+    let fault = |text: Value| decode::<Secret>(json!({"data": {"a": text}})).err().unwrap_or_default();
+    for (text, error) in [
+        (json!("%%"), "illegal base64 data at input byte 0"),
+        (json!("YQ="), "illegal base64 data at input byte 3"),
+        (json!("YWJ"), "illegal base64 data at input byte 0"),
+        (json!("YWJjYQ"), "illegal base64 data at input byte 4"),
+        (json!("YQ=="), ""),
+        (json!("YWJj\nYQ==\n"), ""),
+        (json!("YWJj\n*"), "illegal base64 data at input byte 5"),
+        (json!("Y==="), "illegal base64 data at input byte 1"),
+        (json!("YQ==YQ=="), "illegal base64 data at input byte 4"),
+        (json!(5), "json: cannot unmarshal number into Go struct field Secret.data of type []uint8"),
+    ] {
+        assert_eq!(fault(text.clone()), error, "{text}");
+    }
+    let (kept, _) =
+        decode::<Secret>(json!({"data": {"empty": "", "a": "YQ\n==\n", "stray": "YWJjYR=="}})).unwrap();
+    let expected = json!({"empty": "", "a": "YQ==", "stray": "YWJjYQ=="});
+    assert_eq!(serde_json::to_value(kept).unwrap()["data"], expected);
+    let hook = json!({"webhooks": [{"name": "a.b.c", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                                    "clientConfig": {"url": "https://a", "caBundle": ""}}]});
+    let (hook, _) = decode::<MutatingWebhookConfiguration>(hook).unwrap();
+    assert!(hook.webhooks.unwrap()[0].client_config.ca_bundle.is_none(), "empty is none");
 }
