@@ -29,6 +29,7 @@ use crate::{
     kinds::{AnyKind, AnyObject, Subresource},
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::{cmp::Reverse, sync::Arc};
 
@@ -79,6 +80,8 @@ pub trait Lookup: Send + Sync {
     /// `plural` as `resource::Resource` spells it; `namespace` is empty for cluster-scoped kinds.
     /// A kind that is not served has no objects.
     async fn get(&self, plural: &str, namespace: &str, name: &str) -> Result<Option<Box<dyn AnyObject>>>;
+    /// The object as it is stored: JSON, for what each write needs a field or two of.
+    async fn stored(&self, plural: &str, namespace: &str, name: &str) -> Result<Option<Bytes>>;
     /// An empty `namespace` lists all of them.
     async fn list(&self, plural: &str, namespace: &str) -> Result<Vec<Box<dyn AnyObject>>>;
 }

@@ -308,9 +308,14 @@ pub(crate) fn decode(kind: &dyn AnyKind, kv: &KeyValue) -> Result<Box<dyn AnyObj
 impl Lookup for Registry {
     async fn get(&self, plural: &str, namespace: &str, name: &str) -> Result<Option<Box<dyn AnyObject>>> {
         let Some(kind) = self.kind_named(plural) else { return Ok(None) };
-        let key = key(kind, namespace, name)?;
-        let kv = self.0.store.get(&key).await.map_err(storage_error)?;
+        let kv = self.0.store.get(&key(kind, namespace, name)?).await.map_err(storage_error)?;
         kv.map(|kv| decode(kind, &kv)).transpose()
+    }
+
+    async fn stored(&self, plural: &str, namespace: &str, name: &str) -> Result<Option<Bytes>> {
+        let Some(kind) = self.kind_named(plural) else { return Ok(None) };
+        let kv = self.0.store.get(&key(kind, namespace, name)?).await.map_err(storage_error)?;
+        Ok(kv.map(|kv| kv.value))
     }
 
     async fn list(&self, plural: &str, namespace: &str) -> Result<Vec<Box<dyn AnyObject>>> {

@@ -1,12 +1,12 @@
 //! NamespaceLifecycle: things are made only in namespaces that exist and stay; the system's namespaces stay.
 
-use super::{Attributes, Lookup, Operation, Plugin, find};
+use super::{Attributes, Lookup, Operation, Plugin};
 use crate::{
     error::{ApiError, Result},
     kinds::AnyObject,
 };
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::Namespace;
+use serde::{Deserialize, de::IgnoredAny};
 
 /// Kubernetes refuses to delete the first three; `kube-node-lease` would come back with the next heartbeat,
 /// and until then every node would look dead.
@@ -39,15 +39,14 @@ impl Plugin for NamespaceLifecycle {
         _old: Option<&dyn AnyObject>,
         lookup: &dyn Lookup,
     ) -> Result<()> {
-        let Some(namespace) = find::<Namespace>(lookup, "namespaces", "", a.namespace).await? else {
+        let Some(namespace) = lookup.stored("namespaces", "", a.namespace).await? else {
             return Err(ApiError::NotFound {
                 group: String::new(),
                 resource: "namespaces".to_owned(),
                 name: a.namespace.to_owned(),
             });
         };
-        let phase = namespace.status.and_then(|s| s.phase);
-        if phase.as_deref() != Some("Terminating") && namespace.metadata.deletion_timestamp.is_none() {
+        if !is_terminating(&namespace)? {
             return Ok(());
         }
         let resource = a.kind.resource();
@@ -73,6 +72,28 @@ impl Plugin for NamespaceLifecycle {
     }
 }
 
+/// Every create asks this, so only what matters is decoded.
+fn is_terminating(namespace: &[u8]) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Namespace {
+        metadata: Metadata,
+        status: Option<Status>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata {
+        deletion_timestamp: Option<IgnoredAny>,
+    }
+    #[derive(Deserialize)]
+    struct Status {
+        phase: Option<String>,
+    }
+    let Namespace { metadata, status } = serde_json::from_slice(namespace)
+        .map_err(|e| ApiError::Internal(format!("a stored namespace: {e}")))?;
+    let phase = status.and_then(|status| status.phase);
+    Ok(metadata.deletion_timestamp.is_some() || phase.as_deref() == Some("Terminating"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,12 +104,15 @@ mod tests {
     async fn creation_needs_a_living_namespace() {
         let mut dying = namespace("dying");
         dying["status"] = json!({"phase": "Terminating"});
-        let case = Case::new("configmaps", Operation::Create).lookup([namespace("default"), dying]);
+        let mut deleted = namespace("deleted");
+        deleted["metadata"]["deletionTimestamp"] = json!("2026-11-23T12:00:00Z");
+        let case = Case::new("configmaps", Operation::Create).lookup([namespace("default"), dying, deleted]);
         let map = |ns: &str| object("v1", "ConfigMap", ns, "c", json!({}));
 
         case.mutate(&NamespaceLifecycle, &map("default")).await.unwrap();
         let missing = case.mutate(&NamespaceLifecycle, &map("nowhere")).await.unwrap_err();
         assert_eq!(missing.to_string(), "namespaces \"nowhere\" not found");
+        case.mutate(&NamespaceLifecycle, &map("deleted")).await.unwrap_err();
         let refused = case.mutate(&NamespaceLifecycle, &map("dying")).await.unwrap_err();
         let status = refused.status();
         assert_eq!(

@@ -7,6 +7,7 @@ use crate::{
     kinds::{self, AnyKind, AnyObject, Subresource},
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 pub(crate) fn object(api_version: &str, kind: &str, namespace: &str, name: &str, rest: Value) -> Value {
@@ -59,6 +60,10 @@ impl Objects {
 impl Lookup for Objects {
     async fn get(&self, plural: &str, namespace: &str, name: &str) -> Result<Option<Box<dyn AnyObject>>> {
         Ok(self.of(plural, namespace).find(|o| o.meta().name.as_deref() == Some(name)))
+    }
+    async fn stored(&self, plural: &str, namespace: &str, name: &str) -> Result<Option<Bytes>> {
+        let object = self.get(plural, namespace, name).await?;
+        Ok(object.map(|object| kind(plural).to_stored(&*object).into()))
     }
     async fn list(&self, plural: &str, namespace: &str) -> Result<Vec<Box<dyn AnyObject>>> {
         Ok(self.of(plural, namespace).collect())
