@@ -76,7 +76,7 @@ pub(crate) fn echoing_kubelet() -> Router {
 
 fn listing(headers: &http::HeaderMap) -> String {
     let mut lines: Vec<String> =
-        headers.iter().map(|(k, v)| format!("{k}: {}", v.to_str().unwrap())).collect();
+        headers.iter().map(|(k, v)| format!("{k}: {}", String::from_utf8_lossy(v.as_bytes()))).collect();
     lines.sort();
     lines.join("\n")
 }
