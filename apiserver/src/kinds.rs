@@ -306,7 +306,6 @@ pub trait Kind: Send + Sync + 'static {
     type Object: k8s_openapi::Metadata<Ty = ObjectMeta>
         + Serialize
         + DeserializeOwned
-        + schemars::JsonSchema
         + Clone
         + Send
         + Sync
@@ -419,8 +418,6 @@ pub trait AnyKind: Send + Sync {
     fn has(&self, subresource: Subresource) -> bool {
         self.subresources().contains(&subresource)
     }
-    /// Describes the kind's type to `generator`; the name of its definition (`io.k8s.api.core.v1.Pod`).
-    fn define(&self, generator: &mut schemars::SchemaGenerator) -> String;
     /// From a client's JSON. The error is the decoder's text with the path (`spec.replicas: invalid type: …`).
     fn decode(&self, value: Value) -> Result<Decoded, String>;
     /// From our own stored bytes.

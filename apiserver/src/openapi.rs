@@ -20,7 +20,7 @@ use bytes::Bytes;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use paths::GroupVersion;
-use schemas::Schemas;
+use schemas::{Schemas, Texts};
 use serde_json::{Map, Value, json};
 use std::{
     fmt::Write as _,
@@ -137,6 +137,7 @@ async fn built<T: Send + 'static>(build: impl FnOnce() -> std::io::Result<T> + S
 
 /// The documents of `group_versions`, and the index of these and of `others`.
 fn build_v3(group_versions: &[GroupVersion<'_>], others: &[(String, Document)]) -> std::io::Result<V3> {
+    let texts = Texts::unpack()?;
     let mut groups = Vec::new();
     let mut index = Map::new();
     let mut list = |path: &str, document: &Document| {
@@ -145,7 +146,7 @@ fn build_v3(group_versions: &[GroupVersion<'_>], others: &[(String, Document)]) 
     };
     others.iter().for_each(|(path, document)| list(path, document));
     for gv in group_versions {
-        let (paths, schemas) = parts(std::slice::from_ref(gv));
+        let (paths, schemas) = parts(std::slice::from_ref(gv), &texts);
         let document = json!({
             "openapi": "3.0.0",
             "info": {"title": "Kubernetes", "version": RELEASE},
@@ -172,7 +173,7 @@ fn build_v2(catalog: Option<&Catalog>) -> std::io::Result<V2> {
     let own = own().map(|k| -> &dyn AnyKind { k });
     let mut all = group_versions(own.chain(defined().map(|k| &**k as &dyn AnyKind)));
     all.extend(asked_only());
-    let (paths, mut schemas) = parts(&all);
+    let (paths, mut schemas) = parts(&all, &Texts::unpack()?);
     for kind in defined() {
         let (name, mut plain) = kind.definition(true);
         if let Some(schema) = schemas.get_mut(&name) {
@@ -188,8 +189,8 @@ fn build_v2(catalog: Option<&Catalog>) -> std::io::Result<V2> {
 }
 
 /// Paths and schema definitions of some group versions.
-fn parts(group_versions: &[GroupVersion<'_>]) -> (Map<String, Value>, Map<String, Value>) {
-    let mut schemas = Schemas::new();
+fn parts(group_versions: &[GroupVersion<'_>], texts: &Texts) -> (Map<String, Value>, Map<String, Value>) {
+    let mut schemas = Schemas::new(texts);
     let mut paths = Map::new();
     for gv in group_versions {
         paths.append(&mut paths::of(gv, &mut schemas));

@@ -347,10 +347,6 @@ impl AnyKind for CustomKind {
     fn custom(&self) -> Option<&CustomKind> {
         Some(self)
     }
-    /// The group's parts in reverse, then version and kind: `com.example.stable.v1.CronTab`.
-    fn define(&self, _generator: &mut schemars::SchemaGenerator) -> String {
-        super::publish::definition_name(&self.resource)
-    }
     fn decode(&self, value: Value) -> Result<Decoded, String> {
         let (object, unknown) = self.read(value)?;
         Ok(Decoded { object: Box::new(object), unknown })

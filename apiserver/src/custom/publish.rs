@@ -24,7 +24,7 @@ const SELECTABLE: &str = "x-kubernetes-selectable-fields";
 const OBJECT_META: &str = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// The group's parts in reverse, then version and kind: `com.example.stable.v1.CronTab`.
-pub(super) fn definition_name(resource: &Resource) -> String {
+fn definition_name(resource: &Resource) -> String {
     let mut parts: Vec<&str> = resource.group.split('.').rev().collect();
     parts.extend([resource.version, resource.kind]);
     parts.join(".")

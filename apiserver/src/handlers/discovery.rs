@@ -23,7 +23,7 @@ pub(crate) struct Virtual {
     pub(crate) plural: &'static str,
     pub(crate) kind: &'static str,
     pub(crate) namespaced: bool,
-    verbs: &'static [&'static str],
+    pub(crate) verbs: &'static [&'static str],
     short_names: &'static [&'static str],
 }
 

@@ -100,10 +100,6 @@ impl<K: Kind> AnyKind for Typed<K> {
     fn subresources(&self) -> &[Subresource] {
         K::SUBRESOURCES
     }
-    fn define(&self, generator: &mut schemars::SchemaGenerator) -> String {
-        generator.subschema_for::<K::Object>();
-        <K::Object as schemars::JsonSchema>::schema_name().into_owned()
-    }
     fn columns(&self) -> &[Column] {
         K::COLUMNS
     }

@@ -96,13 +96,18 @@ impl Type {
 
 /// The type of a kind's objects.
 pub fn of_kind(resource: &Resource) -> Option<TypeId> {
-    let package = match resource.group {
-        "" => "core",
-        "apiextensions.k8s.io" => "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions",
-        "apiregistration.k8s.io" => "io.k8s.kube-aggregator.pkg.apis.apiregistration",
-        group => group.split('.').next().unwrap_or(group),
+    of_definition(&definition_of(resource.group, resource.version, resource.kind))
+}
+
+/// The name of one of our own kinds' OpenAPI definition.
+pub(super) fn definition_of(group: &str, version: &str, kind: &str) -> String {
+    let package = match group {
+        "" => "api.core",
+        "apiextensions.k8s.io" => "apiextensions-apiserver.pkg.apis.apiextensions",
+        "apiregistration.k8s.io" => "kube-aggregator.pkg.apis.apiregistration",
+        group => &format!("api.{}", group.split('.').next().unwrap_or(group)),
     };
-    by_short_name(&format!("{package}.{}.{}", resource.version, resource.kind))
+    format!("io.k8s.{package}.{version}.{kind}")
 }
 
 /// By the name of an OpenAPI definition: `io.k8s.api.core.v1.PodSpec`.

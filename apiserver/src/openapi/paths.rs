@@ -53,7 +53,7 @@ fn capital(word: &str) -> String {
 }
 
 /// All paths of `gv`, adding the schemas they speak of to `schemas`.
-pub(super) fn of(gv: &GroupVersion<'_>, schemas: &mut Schemas) -> Map<String, Value> {
+pub(super) fn of(gv: &GroupVersion<'_>, schemas: &mut Schemas<'_>) -> Map<String, Value> {
     let mut paths = Map::new();
     let root = json!({"get": {
         "tags": [gv.tag()],
@@ -82,10 +82,17 @@ struct Site<'a> {
 }
 
 /// A kind that is only created: the answer is what it is for.
-fn add_asked(gv: &GroupVersion<'_>, asked: &Virtual, schemas: &mut Schemas, paths: &mut Map<String, Value>) {
-    let Some(definition) = schemas.add_asked(asked.group, asked.version, asked.kind) else { return };
-    let object = reference(&definition);
-    let Virtual { group, version, plural, kind, namespaced, .. } = *asked;
+fn add_asked(
+    gv: &GroupVersion<'_>,
+    asked: &Virtual,
+    schemas: &mut Schemas<'_>,
+    paths: &mut Map<String, Value>,
+) {
+    let Virtual { group, version, plural, kind, namespaced, verbs, .. } = *asked;
+    if verbs != ["create"] {
+        return;
+    }
+    let object = reference(&schemas.add_own(group, version, kind));
     let resource = Resource { group, version, kind, plural, singular: "", namespaced };
     let site = Site::new(gv, resource, Vec::new());
     let op = site.op("post", "create", &site.noun, &object, &[200, 201, 202], Some(&object), &write_params());
@@ -95,7 +102,7 @@ fn add_asked(gv: &GroupVersion<'_>, asked: &Virtual, schemas: &mut Schemas, path
 fn add_kind(
     gv: &GroupVersion<'_>,
     kind: &dyn AnyKind,
-    schemas: &mut Schemas,
+    schemas: &mut Schemas<'_>,
     paths: &mut Map<String, Value>,
 ) {
     let resource = kind.resource();
@@ -160,40 +167,34 @@ fn add_subresource(
     site: &Site<'_>,
     subresource: Subresource,
     object: &Value,
-    schemas: &mut Schemas,
+    schemas: &mut Schemas<'_>,
 ) -> Option<(&'static str, Map<String, Value>)> {
     let only = |method: &str, op: Value| {
         let parameters = site.path_params(true).into();
         Map::from_iter([(method.to_owned(), op), ("parameters".to_owned(), parameters)])
     };
-    let post = |name: &str, schema: Value, kind: (&str, &str, &str)| {
+    let mut post = |name: &str, (group, version, kind): (&str, &str, &str)| {
+        let schema = reference(&schemas.add_own(group, version, kind));
         let noun = format!("{}{}", site.noun, capital(name));
         let mut op =
             site.op("post", "create", &noun, &schema, &[200, 201, 202], Some(&schema), &write_params());
-        op[GVK] = json!({"group": kind.0, "version": kind.1, "kind": kind.2});
+        op[GVK] = json!({"group": group, "version": version, "kind": kind});
         only("post", op)
     };
     Some(match subresource {
         Subresource::Status => ("status", site.object_methods("Status", object)),
         Subresource::Approval => ("approval", site.object_methods("Approval", object)),
         Subresource::Scale => {
-            let scale = reference(&schemas.add_scale());
+            let scale = reference(&schemas.add_own("autoscaling", "v1", "Scale"));
             let mut methods = site.object_methods("Scale", &scale);
             for op in methods.values_mut().filter(|op| op.is_object()) {
                 op[GVK] = json!({"group": "autoscaling", "version": "v1", "kind": "Scale"});
             }
             ("scale", methods)
         }
-        Subresource::Binding => {
-            ("binding", post("binding", reference(&schemas.add_binding()), ("", "v1", "Binding")))
-        }
-        Subresource::Eviction => {
-            ("eviction", post("eviction", reference(&schemas.add_eviction()), ("policy", "v1", "Eviction")))
-        }
-        Subresource::Token => {
-            let request = ("authentication.k8s.io", "v1", "TokenRequest");
-            ("token", post("token", reference(&schemas.add_token_request()), request))
-        }
+        Subresource::Binding => ("binding", post("binding", ("", "v1", "Binding"))),
+        Subresource::Eviction => ("eviction", post("eviction", ("policy", "v1", "Eviction"))),
+        Subresource::Token => ("token", post("token", ("authentication.k8s.io", "v1", "TokenRequest"))),
         Subresource::EphemeralContainers => {
             ("ephemeralcontainers", site.object_methods("Ephemeralcontainers", object))
         }

@@ -5,9 +5,12 @@
 
 use super::markers::{self, ListType, Shape, TypeId};
 use crate::kinds::AnyKind;
-use k8s_openapi::{api, apimachinery::pkg::apis::meta::v1 as meta};
-use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use flate2::read::GzDecoder;
 use serde_json::{Map, Value, json};
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader},
+};
 
 pub(super) const REF: &str = "#/components/schemas/";
 pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
@@ -19,22 +22,45 @@ const ANY_JSON: [&str; 4] =
     ["JSON", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray"];
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 
+/// A line for each definition: its name, a space, its schema. Written by `build.rs`.
+static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/definitions.gz"));
+
+/// What k8s-openapi says of each type, by its definition's name. Held while documents are built: it is a megabyte.
+pub(super) struct Texts(HashMap<String, String>);
+
+impl Texts {
+    pub(super) fn unpack() -> std::io::Result<Self> {
+        let lines = BufReader::new(GzDecoder::new(PACKED)).lines();
+        let named = lines.map(|line| {
+            let line = line?;
+            let (name, schema) = line.split_once(' ').ok_or(std::io::ErrorKind::InvalidData)?;
+            Ok((name.to_owned(), schema.to_owned()))
+        });
+        named.collect::<std::io::Result<_>>().map(Self)
+    }
+
+    fn schema(&self, name: &str) -> Option<Value> {
+        serde_json::from_str(self.0.get(name)?).ok()
+    }
+}
+
 /// The definitions one document needs.
-pub(super) struct Schemas {
-    generator: SchemaGenerator,
+pub(super) struct Schemas<'t> {
+    texts: &'t Texts,
+    described: Map<String, Value>,
     extra: Map<String, Value>,
     /// Definition to (group, version, kind).
     kinds: Vec<(String, Value)>,
 }
 
-impl Schemas {
-    pub(super) fn new() -> Self {
-        let generator = SchemaSettings::openapi3().into_generator();
-        let mut schemas = Self { generator, extra: Map::new(), kinds: Vec::new() };
-        schemas.define::<meta::DeleteOptions>();
-        schemas.define::<meta::ListMeta>();
-        schemas.define::<meta::APIResourceList>();
-        let status = schemas.define::<meta::Status>();
+impl<'t> Schemas<'t> {
+    pub(super) fn new(texts: &'t Texts) -> Self {
+        let mut schemas = Self { texts, described: Map::new(), extra: Map::new(), kinds: Vec::new() };
+        schemas.define(&format!("{META}DeleteOptions"));
+        schemas.define(&format!("{META}ListMeta"));
+        schemas.define(&format!("{META}APIResourceList"));
+        let status = format!("{META}Status");
+        schemas.define(&status);
         schemas.is_kind(&status, "", "v1", "Status");
         let patch =
             "Patch is provided to give a concrete name and type to the Kubernetes PATCH request body.";
@@ -42,29 +68,48 @@ impl Schemas {
         schemas
     }
 
-    fn define<T: JsonSchema>(&mut self) -> String {
-        self.generator.subschema_for::<T>();
-        T::schema_name().into_owned()
+    /// Adds a definition and what it refers to.
+    fn define(&mut self, name: &str) {
+        let mut todo = vec![name.to_owned()];
+        while let Some(name) = todo.pop() {
+            if self.described.contains_key(&name) {
+                continue;
+            }
+            let Some(schema) = self.texts.schema(&name) else { continue };
+            references(&schema, &mut todo);
+            self.described.insert(name, schema);
+        }
     }
 
     fn is_kind(&mut self, definition: &str, group: &str, version: &str, kind: &str) {
         self.kinds.push((definition.to_owned(), json!({"group": group, "kind": kind, "version": version})));
     }
 
+    /// Adds one of our own types that clients send; its definition's name.
+    pub(super) fn add_own(&mut self, group: &str, version: &str, kind: &str) -> String {
+        let name = markers::definition_of(group, version, kind);
+        self.define(&name);
+        self.is_kind(&name, group, version, kind);
+        name
+    }
+
     /// Adds a kind with its list; its definition's name.
     pub(super) fn add(&mut self, kind: &dyn AnyKind) -> String {
-        let name = kind.define(&mut self.generator);
-        if let Some(custom) = kind.custom() {
-            self.define::<meta::ObjectMeta>();
-            let (name, schema) = custom.definition(false);
-            self.extra.insert(name, schema);
-        }
         let r = kind.resource();
+        let name = match kind.custom() {
+            None => self.add_own(r.group, r.version, r.kind),
+            Some(custom) => {
+                self.define(&format!("{META}ObjectMeta"));
+                let (name, schema) = custom.definition(false);
+                self.extra.insert(name.clone(), schema);
+                self.is_kind(&name, r.group, r.version, r.kind);
+                name
+            }
+        };
         let list_kind = kind.list_kind();
         let list = format!("{}List", name);
-        self.is_kind(&name, r.group, r.version, r.kind);
         self.is_kind(&list, r.group, r.version, &list_kind);
-        let text = |of: &str| self.generator_text(&name, of);
+        let text = |of: &str| self.text(&name, of);
         let mut schema = json!({
             "description": format!("{list_kind} is a list of {} objects.", r.kind),
             "type": "object",
@@ -91,58 +136,16 @@ impl Schemas {
         name
     }
 
-    fn generator_text(&self, definition: &str, property: &str) -> Value {
-        let definitions = self.generator.definitions();
+    fn text(&self, definition: &str, property: &str) -> Value {
         // A custom kind's own schema need not say what every kind says.
-        let known = definitions.get(definition).or_else(|| definitions.get(&format!("{META}Status")));
+        let known = self.described.get(definition).or_else(|| self.described.get(&format!("{META}Status")));
         let text = known.and_then(|d| d.pointer(&format!("/properties/{property}/description")));
         text.cloned().unwrap_or_else(|| Value::String(String::new()))
     }
 
-    /// A kind that can be asked or bound, and is not stored; its definition's name.
-    pub(super) fn add_asked(&mut self, group: &str, version: &str, kind: &str) -> Option<String> {
-        use api::{
-            authentication::v1 as authentication, authorization::v1 as authorization, core::v1 as core,
-        };
-        let name = match kind {
-            "Binding" => self.define::<core::Binding>(),
-            "SelfSubjectReview" => self.define::<authentication::SelfSubjectReview>(),
-            "TokenReview" => self.define::<authentication::TokenReview>(),
-            "LocalSubjectAccessReview" => self.define::<authorization::LocalSubjectAccessReview>(),
-            "SelfSubjectAccessReview" => self.define::<authorization::SelfSubjectAccessReview>(),
-            "SelfSubjectRulesReview" => self.define::<authorization::SelfSubjectRulesReview>(),
-            "SubjectAccessReview" => self.define::<authorization::SubjectAccessReview>(),
-            _ => return None,
-        };
-        self.is_kind(&name, group, version, kind);
-        Some(name)
-    }
-
-    /// Types of subresources that are no kinds of their own.
-    pub(super) fn add_scale(&mut self) -> String {
-        let name = self.define::<api::autoscaling::v1::Scale>();
-        self.is_kind(&name, "autoscaling", "v1", "Scale");
-        name
-    }
-    pub(super) fn add_binding(&mut self) -> String {
-        let name = self.define::<api::core::v1::Binding>();
-        self.is_kind(&name, "", "v1", "Binding");
-        name
-    }
-    pub(super) fn add_eviction(&mut self) -> String {
-        let name = self.define::<api::policy::v1::Eviction>();
-        self.is_kind(&name, "policy", "v1", "Eviction");
-        name
-    }
-    pub(super) fn add_token_request(&mut self) -> String {
-        let name = self.define::<api::authentication::v1::TokenRequest>();
-        self.is_kind(&name, "authentication.k8s.io", "v1", "TokenRequest");
-        name
-    }
-
     /// All definitions asked for and what they refer to.
     pub(super) fn finish(mut self) -> Map<String, Value> {
-        let mut definitions = self.generator.take_definitions(true);
+        let mut definitions = self.described;
         for (name, schema) in &mut definitions {
             overlay(name, schema);
         }
@@ -157,6 +160,19 @@ impl Schemas {
             }
         }
         definitions
+    }
+}
+
+/// The names of the definitions that `schema` refers to.
+fn references(schema: &Value, into: &mut Vec<String>) {
+    match schema {
+        Value::Object(map) => {
+            let reference = map.get("$ref").and_then(Value::as_str);
+            into.extend(reference.and_then(|r| r.strip_prefix(REF)).map(str::to_owned));
+            map.values().for_each(|value| references(value, into));
+        }
+        Value::Array(list) => list.iter().for_each(|value| references(value, into)),
+        _ => {}
     }
 }
 
